@@ -1,0 +1,10 @@
+"Hands the facts of `settings.ini` to setuptools"
+from configparser import ConfigParser
+from setuptools import setup
+
+ini = ConfigParser(delimiters=['='])
+ini.read('settings.ini', encoding='utf-8')
+cfg = ini['DEFAULT']
+setup(install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()}, keywords=cfg['keywords'].split(),
+    python_requires=f">={cfg['min_python']}", license=cfg['license'],
+    entry_points={'console_scripts': cfg['console_scripts'].splitlines(), 'nbdev': ['mnist_fast = mnist_fast._modidx:d']})
