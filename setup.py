@@ -6,5 +6,5 @@ ini = ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 setup(install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()}, keywords=cfg['keywords'].split(),
-    python_requires=f">={cfg['min_python']}", license=cfg['license'],
+    python_requires=f">={cfg['min_python']}", license_expression=cfg['license'],
     entry_points={'console_scripts': cfg['console_scripts'].splitlines(), 'nbdev': ['mnist_fast = mnist_fast._modidx:d']})

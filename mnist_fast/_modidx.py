@@ -62,6 +62,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'mnist_fast.data._digit_dls': ('data.html#_digit_dls', 'mnist_fast/data.py'),
                                  'mnist_fast.data._fetch': ('data.html#_fetch', 'mnist_fast/data.py'),
                                  'mnist_fast.data._find_idx': ('data.html#_find_idx', 'mnist_fast/data.py'),
+                                 'mnist_fast.data._first': ('data.html#_first', 'mnist_fast/data.py'),
                                  'mnist_fast.data._get': ('data.html#_get', 'mnist_fast/data.py'),
                                  'mnist_fast.data._get_idx': ('data.html#_get_idx', 'mnist_fast/data.py'),
                                  'mnist_fast.data._parse_idx': ('data.html#_parse_idx', 'mnist_fast/data.py'),

@@ -3,8 +3,8 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'ladder', 'data', 'main']
 
-# %% ../nbs/10_cli.ipynb #8e7068c0
-import argparse, os, sys, time, warnings
+# %% ../nbs/10_cli.ipynb #79e3fce2
+import argparse, os, sys, tempfile, time, warnings
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -37,11 +37,13 @@ def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,data_s
 
-# %% ../nbs/10_cli.ipynb #b76f4ae4
+# %% ../nbs/10_cli.ipynb #195ac34c
 def _run_folder(out, task, name):
     out = Path(out or f"runs/{task}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if (out/'config.json').exists(): raise ValueError(f"{out}: there is a run in this folder. Choose another --out, or delete it.")
-    try: out.mkdir(parents=True, exist_ok=True); (out/'.writable').touch(); (out/'.writable').unlink()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=out).close()
     except OSError as e: raise ValueError(f"{out}: cannot be written ({e.strerror}). Choose another --out.") from None
     return out
 
@@ -195,7 +197,7 @@ def _table(rows):
     show = lambda k,v: '' if v is None else cols.get(k, '{}').format(v)
     return pd.DataFrame([{k: show(k, r[k]) for k in ('task','rung','accuracy','accuracy_sd','n','loss','seconds','params')} for r in rows]).to_string(index=False)
 
-# %% ../nbs/10_cli.ipynb #736a59d7
+# %% ../nbs/10_cli.ipynb #58333640
 def _ladder_plots(rows, digits, out):
     "Errors of all rungs, and the ideal digits, as pictures"
     import matplotlib.pyplot as plt
@@ -214,6 +216,7 @@ def _ladder_plots(rows, digits, out):
     plt.savefig(out/'ideals.png')
     plt.close('all')
 
+# %% ../nbs/10_cli.ipynb #f41f5b11
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung where chance plays
@@ -232,10 +235,15 @@ def ladder(
     for task,rung,ss,f in rungs:
         bar.set_description(f'{task} {rung}')
         runs = []
-        for s in ss: runs.append(f(s)); bar.update()
+        for s in ss:
+            runs.append(f(s))
+            bar.update()
         rows.append(dict(task=task, rung=rung, **_mean(runs), source=digits.source))
     bar.close()
-    if out: _write(folder/'ladder.json', dumps(rows, indent=2).encode()); _ladder_plots(rows, digits, folder)
+    if out:
+        about = dict(command=f'mnist_fast ladder --source {source} --seeds {seeds} --seed {seed}', cores=os.cpu_count(), versions=_versions())
+        _write(folder/'ladder.json', dumps(dict(**about, rows=rows), indent=2).encode())
+        _ladder_plots(rows, digits, folder)
     _say(json, f"{_table(rows)}\n\nTest digits: {digits.source}{f'. Plots are in {out}' if out else ''}", rows)
 
 # %% ../nbs/10_cli.ipynb #6f97d7d2

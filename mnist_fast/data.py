@@ -4,7 +4,7 @@
 __all__ = ['mirrors', 'DataError', 'read_idx', 'Digits', 'read_folder', 'embedded_digits', 'show_digits', 'cache_file',
            'read_cache', 'download_mnist', 'get_digits', 'TensorDS', 'TensorDL', 'three_seven_dls', 'mnist_dls']
 
-# %% ../nbs/00_data.ipynb #2a03756a
+# %% ../nbs/00_data.ipynb #c4a83965
 import gzip, hashlib, io, math, os, re, struct, sys, threading, time, zlib
 from contextlib import suppress
 from copy import copy
@@ -15,6 +15,7 @@ from urllib.error import HTTPError
 import numpy as np
 from PIL import Image
 from fastai.basics import *
+from fastai.data.transforms import CategoryMap
 from fastcore.xdg import xdg_cache_home
 from fastcore.xtras import atomic_save
 from filelock import FileLock, Timeout
@@ -148,31 +149,31 @@ def show_digits(
     axs = subplots(nrows, math.ceil(len(x)/nrows), imsize=imsize)[1].flat
     for im,ax,t in zip(x, axs, titles or [None]*len(x)): show_image(im, ax=ax, title=t, cmap=cmap)
 
-# %% ../nbs/00_data.ipynb #433af0c5
+# %% ../nbs/00_data.ipynb #d2670646
 mirrors = ['https://ossci-datasets.s3.amazonaws.com/mnist/', 'https://storage.googleapis.com/cvdf-datasets/mnist/',
     'https://raw.githubusercontent.com/fgnt/mnist/master/']
-_files = {'train-images-idx3-ubyte': ('6bbc9ace898e44ae57da46a324031adb', 47040016, 3),
+_files = { # MD5 sum of the unpacked bytes, how many, axes
+    'train-images-idx3-ubyte': ('6bbc9ace898e44ae57da46a324031adb', 47040016, 3),
     'train-labels-idx1-ubyte': ('a25bea736e30d166cdddb491f175f624', 60008, 1),
     't10k-images-idx3-ubyte':  ('2646ac647ad5339dbf082846283269ea', 7840016, 3),
     't10k-labels-idx1-ubyte':  ('27ae3e4e09519cfbb04c329615203637', 10008, 1)}
 
-# %% ../nbs/00_data.ipynb #3a1dccd1
+# %% ../nbs/00_data.ipynb #c75103d1
 def _request(url, method='GET', timeout=10.): return urlopen(Request(url, headers={'User-Agent':'mnist_fast'}, method=method), timeout=timeout)
 
 def _answers(url, res, timeout):
     try: _request(url, 'HEAD', timeout).close()
     except HTTPError: pass
-    except Exception as e: res[url] = e; return
-    res[url] = None
+    except Exception: return
+    res.add(url)
 
 def _reachable(urls, timeout=4.):
     "Those of `urls` that answered within `timeout` seconds, in order"
-    res = {}
-    ts = [threading.Thread(target=_answers, args=(u+next(iter(_files))+'.gz', res, timeout), daemon=True) for u in urls]
-    end = time.monotonic()+timeout
+    res,end = set(),time.monotonic()+timeout
+    ts = [threading.Thread(target=_answers, args=(u, res, timeout), daemon=True) for u in urls]
     for t in ts: t.start()
     for t in ts: t.join(max(0, end-time.monotonic()))
-    return [u for u in urls if res.get(u+next(iter(_files))+'.gz', 1) is None]
+    return [u for u in urls if u in res]
 
 # %% ../nbs/00_data.ipynb #853f7789
 def _get(url, end, limit=2**25):
@@ -212,18 +213,22 @@ def read_cache(
         return Digits(*_checked(d['x'], d['y'], path), *_checked(d['x_test'], d['y_test'], path), f'MNIST, cached in {path}')
     except (OSError, SafetensorError, KeyError) as e: raise DataError(f"{path}: damaged ({e}). Fetch MNIST again.") from None
 
-# %% ../nbs/00_data.ipynb #90f2c7be
+# %% ../nbs/00_data.ipynb #c7df95d8
 def _fetch(urls, timeout):
     urls = [u.rstrip('/')+'/' for u in urls]
-    up,end,why,res = _reachable(urls),time.monotonic()+timeout,{},[]
+    up,end = _reachable(urls),time.monotonic()+timeout
     if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or name a folder that holds MNIST.")
-    for f in _files:
-        for u in up:
-            try: res.append(_get_idx(f'{u}{f}.gz', end)); break
-            except Exception as e: why[u] = f'{u}{f}.gz {e}'
-        else: raise DataError(f"MNIST could not be downloaded: {'; '.join(why.values())}. Try again later, or name a folder that holds MNIST.")
-    return res
+    return [_first([f'{u}{f}.gz' for u in up], end) for f in _files]
 
+def _first(urls, end):
+    "The tensor from the first of `urls` that gives a good one"
+    why = []
+    for u in urls:
+        try: return _get_idx(u, end)
+        except Exception as e: why.append(f'{u} {e}')
+    raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or name a folder that holds MNIST.")
+
+# %% ../nbs/00_data.ipynb #30838349
 def download_mnist(
     urls:list|None=None, # addresses of folders with the four packed files, tried in turn; by default `mirrors`
     path:Path|None=None, # cache file to write, by default `cache_file()`
@@ -237,7 +242,9 @@ def download_mnist(
             with suppress(DataError):
                 if d := read_cache(path): return d
             d = _fetch(urls or mirrors, timeout)
-            with atomic_save(path) as f: f.write(st_save(dict(zip(Digits._fields, d)))); f.flush()
+            with atomic_save(path) as f:
+                f.write(st_save(dict(zip(Digits._fields, d))))
+                f.flush()
         return read_cache(path)
     except Timeout: raise DataError(f"{path}: another program has held its lock for {timeout:.0f} s. Stop that one, or try again.") from None
     except OSError as e: raise DataError(f"{path}: MNIST cannot be kept there: {e.strerror or e}. Free some space, or set XDG_CACHE_HOME.") from None
@@ -380,13 +387,13 @@ def _split(x, y, valid, seed):
     except ValueError as e: raise ValueError(f"{len(y)} items cannot be split by valid={valid}. {e}") from None
     return [(x[i],y[i]) for i in idxs]
 
-# %% ../nbs/00_data.ipynb #066342e2
+# %% ../nbs/00_data.ipynb #8ea37526
 def _digit_dls(source, classes, prep, vocab, bs, valid, shuffle, drop_last, seed, device):
     d = get_digits(source)
     train = _pick(d.x, d.y, classes, f'{d.source}, training set')
     test = _pick(d.x_test, d.y_test, classes, f'{d.source}, test set')
     sets = [train,test] if valid=='test' else [*_split(*train, valid, seed),test]
-    mk = partial(TensorDL, bs=bs, device=device or default_device(), vocab=vocab)
+    mk = partial(TensorDL, bs=bs, device=device or default_device(), vocab=CategoryMap(vocab, sort=False))
     loaders = [mk(*prep(*o), **kw) for o,kw in zip(sets, [dict(shuffle=shuffle, drop_last=drop_last, seed=seed), {}, {}])]
     dls = DataLoaders(*loaders, device=loaders[0].device)
     dls.source,dls.test = d.source,loaders[-1]

@@ -3,12 +3,10 @@
 # %% auto #0
 __all__ = ['digit_image', 'save_model', 'load_model', 'DigitModel']
 
-# %% ../nbs/09_inference.ipynb #f4f0b3b8
-import hashlib, io, json, os
-from pathlib import Path
-
+# %% ../nbs/09_inference.ipynb #285f4917
+import hashlib, io, json, os, torch
 import numpy as np
-import torch
+from pathlib import Path
 from fastcore.xtras import atomic_save
 from PIL import Image, ImageOps
 from safetensors import SafetensorError
@@ -51,7 +49,7 @@ def _gray(image):
     if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
     return np.asarray(image.convert('L'))/255
 
-# %% ../nbs/09_inference.ipynb #ac86ab7d
+# %% ../nbs/09_inference.ipynb #b568a220
 def _box(ink):
     rows,cols = (np.flatnonzero(ink.any(a)) for a in (1,0))
     return rows[0],rows[-1]+1,cols[0],cols[-1]+1
@@ -63,6 +61,7 @@ def _is_framed(x):
     t,b,l,r = _box(x>0)
     return max(b-t, r-l)<=20 and _shift(x)==[0,0]
 
+# %% ../nbs/09_inference.ipynb #e852229b
 def _ink(x):
     paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
     ink = np.abs(x-paper)

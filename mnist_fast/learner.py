@@ -3,9 +3,8 @@
 # %% auto #0
 __all__ = ['recipes', 'losses', 'get_recipe', 'three_seven_learner', 'mnist_learner', 'recipe_bs', 'fit_recipe', 'plot_curves']
 
-# %% ../nbs/06_learner.ipynb #9d05f82f
-import time
-import matplotlib.pyplot as plt
+# %% ../nbs/06_learner.ipynb #8d2cf059
+import time, matplotlib.pyplot as plt
 from fastai.basics import *
 from fastai.callback.all import *
 from fastai.losses import CrossEntropyLossFlat
@@ -14,21 +13,21 @@ from .loss import mnist_loss, mnist_loss10, batch_accuracy
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #a054324d
+# %% ../nbs/06_learner.ipynb #d1d34fe0
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
-recipes = {
-    '3v7': {
-        'linear':     dict(_book, model='linear', epochs=20, lr=1.),
-        'simple_net': dict(_book, model='simple_net', epochs=40, lr=.1),
-        'cnn':        dict(_net, model='cnn', loss='mnist_loss', epochs=5, lr=.5)},
-    'full': {
-        'linear':     dict(_net, model='linear', loss='cross_entropy', epochs=5, lr=.1),
-        'simple_net': dict(_net, model='simple_net', n_hidden=50, loss='cross_entropy', epochs=10, lr=.4),
-        'cnn':        dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2)}}
+_3v7 = dict( # threes and sevens
+    linear     = dict(_book, model='linear', epochs=20, lr=1.),
+    simple_net = dict(_book, model='simple_net', epochs=40, lr=.1, bs=64),
+    cnn        = dict(_net, model='cnn', loss='mnist_loss', epochs=5, lr=.5))
+_full = dict( # all ten digits
+    linear     = dict(_net, model='linear', loss='cross_entropy', epochs=5, lr=.1),
+    simple_net = dict(_net, model='simple_net', n_hidden=50, loss='cross_entropy', epochs=10, lr=.4),
+    cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2))
+recipes = {'3v7': _3v7, 'full': _full}
 
-# %% ../nbs/06_learner.ipynb #771d531f
+# %% ../nbs/06_learner.ipynb #b1355aa4
 losses = dict(mnist_loss=mnist_loss, mnist_loss10=mnist_loss10, cross_entropy=CrossEntropyLossFlat())
 _opts = dict(BasicOptim=BasicOptim, FastSGD=FastSGD)
 
@@ -41,6 +40,7 @@ def get_recipe(
     if name not in recipes[task]: raise ValueError(f"There is no recipe {name!r} for {task}. Choose one of: {', '.join(recipes[task])}.")
     return dict(recipes[task][name])
 
+# %% ../nbs/06_learner.ipynb #2124f41f
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
     r = get_recipe(task, recipe) if isinstance(recipe, str) else dict(recipe)
     if seed is not None: set_seed(seed)

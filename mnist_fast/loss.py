@@ -14,7 +14,7 @@ def sigmoid(
     "$1/(1+e^{-x})$, the book's formula in PyTorch's stable form"
     return torch.sigmoid(x)
 
-# %% ../nbs/02_loss.ipynb #8b273ac2
+# %% ../nbs/02_loss.ipynb #a700d516
 def _check(predictions, targets, shape):
     if predictions.shape!=shape: raise ValueError(f"Predictions have shape {tuple(predictions.shape)} where targets of shape "
         f"{tuple(targets.shape)} need {tuple(shape)}. Give one prediction a target.")
@@ -23,6 +23,7 @@ def _check_binary(targets):
     if not ((targets==0)|(targets==1)).all(): raise ValueError(f"Targets go from {targets.min()} to {targets.max()}. "
         "This loss takes 0 and 1 alone; for ten digits use `mnist_loss10` or cross-entropy.")
 
+# %% ../nbs/02_loss.ipynb #7aab459a
 def _reduce(x, reduction): return x if reduction=='none' else getattr(x, reduction)()
 
 def mnist_loss(

@@ -3,9 +3,8 @@
 # %% auto #0
 __all__ = ['registry', 'Pixels', 'linear', 'simple_net', 'cnn', 'mnist_model']
 
-# %% ../nbs/04_model.ipynb #fa9927cd
-import torch
-from torch import nn, Tensor
+# %% ../nbs/04_model.ipynb #35843d3e
+from torch import nn
 
 # %% ../nbs/04_model.ipynb #8d7fcce3
 class Pixels(nn.Module):

@@ -3,11 +3,10 @@
 # %% auto #0
 __all__ = ['init_params', 'linear1', 'calc_grad', 'train_epoch', 'validate_epoch', 'train_model']
 
-# %% ../nbs/07_scratch.ipynb #8452ff2d
+# %% ../nbs/07_scratch.ipynb #4fd75efa
 import torch
 from torch import Tensor
 from .loss import mnist_loss, batch_accuracy
-from .optimizer import BasicOptim
 
 # %% ../nbs/07_scratch.ipynb #327f00dc
 def init_params(

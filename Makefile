@@ -1,0 +1,28 @@
+# make demo: train and test both tasks.  make test: all the tests.  Each sets up .venv the first time.
+PYTHON ?= python3
+SEEDS ?= 1
+BIN := .venv/bin
+RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+FLAGS := $(if $(MNIST_FAST_DATA),mnist slow,slow)
+
+.PHONY: demo test readme
+
+demo: $(BIN)/.installed
+	$(BIN)/mnist_fast train --task 3v7 --recipe simple_net --out $(RUN)/3v7
+	$(BIN)/mnist_fast train --task full --recipe cnn --out $(RUN)/full
+	$(BIN)/mnist_fast ladder --seeds $(SEEDS) --out $(RUN)/ladder
+	@echo "Models, figures and plots are in $(RUN)"
+
+test: $(BIN)/.installed
+	$(BIN)/chkstyle .
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --flags "$(FLAGS)"
+	$(BIN)/pytest --ignore tests/test_notebooks.py
+
+readme: $(BIN)/.installed
+	$(BIN)/python tools/readme.py
+
+$(BIN)/.installed: pyproject.toml settings.ini setup.py
+	@echo "Installing into .venv: a few minutes and 6 GB the first time"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,64 @@
+"The learners: deterministic, at home in fastai, and as accurate as the book says"
+import json, pytest, torch
+from conftest import bin, needs_mnist, sh
+from fastai.basics import Learner
+from fastai.callback.all import *
+from mnist_fast.data import get_digits, mnist_dls, three_seven_dls
+from mnist_fast.learner import fit_recipe, get_recipe, mnist_learner, recipes, three_seven_learner
+from mnist_fast.loss import batch_accuracy, mnist_loss
+from mnist_fast.model import mnist_model
+from mnist_fast.optimizer import BasicOptim, FastSGD
+
+digits = get_digits('digits')
+make = {'3v7': lambda **kw: three_seven_learner(three_seven_dls(digits, bs=32, seed=1), **kw),
+    'full': lambda **kw: mnist_learner(mnist_dls(digits, bs=32, seed=1), **kw)}
+
+def quiet_fit(learn, **kwargs):
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, **kwargs)
+    return learn
+
+@pytest.mark.parametrize('task,name', [(t,n) for t in recipes for n in recipes[t]])
+def test_recipes(task, name):
+    "Each recipe learns, and the same seed gives the same weights and history"
+    a,b = (quiet_fit(make[task](recipe=name, seed=3), epochs=2) for _ in range(2))
+    assert a.recorder.losses[-1] < a.recorder.losses[0]
+    for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
+    assert a.recorder.values==b.recorder.values
+
+def test_bad_numbers():
+    for kw in dict(epochs=0),dict(lr=-1.):
+        with pytest.raises(ValueError, match='Give 1 or more'): fit_recipe(make['3v7'](), **kw)
+    with pytest.raises(ValueError, match='There is no task'): get_recipe('4v9', 'cnn')
+
+@pytest.mark.parametrize('opt_func', [BasicOptim, FastSGD])
+def test_book_learner(opt_func, tmp_path):
+    "The book's own call, and saving, freezing and scheduling on top of it"
+    dls = three_seven_dls(digits, bs=32, seed=1)
+    learn = Learner(dls, mnist_model('simple_net'), opt_func=opt_func, loss_func=mnist_loss, metrics=batch_accuracy, path=tmp_path,
+        splitter=lambda m: [list(m[1].parameters()),list(m[3].parameters())])
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(2, slice(.01,.1))
+        learn.freeze()
+        before = learn.model[1].weight.clone()
+        learn.fit_one_cycle(1, .1)
+        assert torch.equal(learn.model[1].weight, before)
+        learn.unfreeze()
+        learn.fit(1, .1)
+        assert not torch.equal(learn.model[1].weight, before)
+        learn.save('m')
+        preds = learn.get_preds()[0]
+        learn.fit(1, .1)
+        learn.load('m')
+        assert torch.equal(learn.get_preds()[0], preds)
+
+@pytest.fixture(scope='module')
+def ladder(): return {(r['task'],r['rung']): r for r in json.loads(sh(bin/'mnist_fast', 'ladder', '--source', 'mnist', '--json'))}
+
+@needs_mnist
+@pytest.mark.parametrize('task,rung,least', [('3v7','pixel similarity L1',.951), ('3v7','linear by hand',.965), ('3v7','linear',.967),
+    ('3v7','simple_net',.982), ('full','pixel similarity L2',.80), ('full','linear',.91), ('full','simple_net',.965), ('full','cnn',.988)])
+def test_the_books_results(ladder, task, rung, least):
+    "Means of five seeds on the official test set"
+    row = ladder[task,rung]
+    assert row['accuracy']>=least
+    assert row['n']==(1 if 'pixel' in rung else 5)

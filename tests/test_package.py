@@ -1,0 +1,40 @@
+"The wheel and the sdist install in an environment of their own, and the package works from there"
+import pytest, site, sys, venv
+from conftest import root, sh
+
+@pytest.fixture(scope='module')
+def dist(tmp_path_factory):
+    out = tmp_path_factory.mktemp('dist')
+    src = out/'src'
+    sh('sh', '-c', f'git ls-files -co --exclude-standard -z | tar c --null -T - | (mkdir {src} && tar x -C {src})')
+    sh(sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, src)
+    return out
+
+@pytest.fixture(params=['*.whl','*.tar.gz'])
+def python(dist, request, tmp_path):
+    "The Python of a new environment that sees this one's libraries, but the package only from the file"
+    venv.create(tmp_path/'env', with_pip=True)
+    py = tmp_path/'env'/'bin'/'python'
+    libs = sh(py, '-c', 'import site; print(site.getsitepackages()[0])').strip()
+    file, = dist.glob(request.param)
+    sh(py, '-m', 'pip', 'install', '-q', 'setuptools>=77')
+    sh(py, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--no-build-isolation', file)
+    with open(f'{libs}/deps.pth', 'w') as f: f.write('\n'.join(site.getsitepackages()))
+    return py
+
+def test_installs(python, tmp_path):
+    where = sh(python, '-c', 'import mnist_fast.all, mnist_fast; print(mnist_fast.__file__)', cwd=tmp_path)
+    assert str(tmp_path/'env') in where
+    assert 'ladder' in sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)
+
+def test_facts(dist):
+    import zipfile, configparser
+    wheel, = dist.glob('*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    meta = zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('METADATA'))).decode()
+    cfg = configparser.ConfigParser(delimiters=['='])
+    cfg.read(root/'settings.ini')
+    for o in cfg['DEFAULT']['requirements'].split(): assert f'Requires-Dist: {o}' in meta
+    assert f"Requires-Python: >={cfg['DEFAULT']['min_python']}" in meta
+    assert 'Provides-Extra: dev' in meta and 'License-Expression: Apache-2.0' in meta
+    assert {n.split('/')[0] for n in names if not n.startswith('mnist_fast-')}=={'mnist_fast'}
