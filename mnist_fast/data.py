@@ -4,12 +4,15 @@
 __all__ = ['mirrors', 'DataError', 'read_idx', 'Digits', 'read_folder', 'embedded_digits', 'show_digits', 'cache_file',
            'read_cache', 'download_mnist', 'get_digits', 'TensorDS', 'TensorDL', 'three_seven_dls', 'mnist_dls']
 
-# %% ../nbs/00_data.ipynb #c4a83965
+# %% ../nbs/00_data.ipynb #1a15c0a6
 import gzip, hashlib, io, math, os, re, struct, sys, threading, time, zlib
+from concurrent.futures import Future, TimeoutError as FutureTimeout
 from contextlib import suppress
 from copy import copy
+from functools import reduce
+from types import MethodType
 from typing import NamedTuple
-from urllib.request import Request, urlopen
+from urllib import request
 from urllib.error import HTTPError
 
 import numpy as np
@@ -17,10 +20,9 @@ from PIL import Image
 from fastai.basics import *
 from fastai.data.transforms import CategoryMap
 from fastcore.xdg import xdg_cache_home
-from fastcore.xtras import atomic_save
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save as st_save
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save as st_save
 from sklearn.model_selection import train_test_split
 from tqdm.auto import tqdm
 
@@ -28,7 +30,7 @@ from tqdm.auto import tqdm
 class DataError(ValueError):
     "Digits that cannot be found, read or trusted: the message names the file and what to do"
 
-# %% ../nbs/00_data.ipynb #979fd3c6
+# %% ../nbs/00_data.ipynb #fae7b5cf
 def _parse_idx(f, ndim):
     head = f.read(4)
     if head != bytes([0,0,8,ndim]): raise DataError(f"its first bytes are {head!r}, where an IDX file of {ndim} axes starts with "
@@ -36,11 +38,13 @@ def _parse_idx(f, ndim):
     axes = f.read(4*ndim)
     if len(axes) < 4*ndim: raise DataError("it ends within its header")
     shape = struct.unpack(f'>{ndim}I', axes)
-    data,n = f.read(math.prod(shape)+1),math.prod(shape)
+    n = math.prod(shape)
+    if n>2**32: raise DataError(f"its header promises {n} bytes, more than such a file can hold")
+    data = f.read(n+1)
     if not n or len(data) != n: raise DataError(f"its header promises {n} bytes, it holds {'more' if len(data)>n else len(data)}")
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape)
 
-# %% ../nbs/00_data.ipynb #ee43a2ba
+# %% ../nbs/00_data.ipynb #437cf46c
 def read_idx(
     path:str|Path, # IDX file of unsigned bytes, as it is or packed by gzip
     ndim:int # axes expected: 3 for images, 1 for labels
@@ -49,8 +53,9 @@ def read_idx(
     try:
         with open(path, 'rb') as f: zipped = f.read(2)==b'\x1f\x8b'
         with (gzip.open if zipped else open)(path, 'rb') as f: return _parse_idx(f, ndim)
-    except (OSError, EOFError, zlib.error, MemoryError, OverflowError, DataError) as e:
-        raise DataError(f"{path}: cannot be read: {e or type(e).__name__}. Put a whole copy of the file in its place.") from None
+    except (OSError, EOFError, zlib.error, MemoryError, ValueError) as e:
+        why = 'too big for the memory' if isinstance(e, MemoryError) else getattr(e, 'strerror', None) or e
+        raise DataError(f"{path}: cannot be read: {why}. Put a whole copy of the file in its place.") from None
 
 # %% ../nbs/00_data.ipynb #07355e09
 class Digits(NamedTuple):
@@ -63,62 +68,73 @@ class Digits(NamedTuple):
 
     def __repr__(self): return f"Digits({len(self.y)} train, {len(self.y_test)} test, from {self.source})"
 
-# %% ../nbs/00_data.ipynb #a68ca5ac
-def _checked(x, y, name):
-    if len(x) != len(y): raise DataError(f"{name}: {len(x)} images but {len(y)} labels. Use images and labels of the same set.")
-    if x.shape[1:] != (28,28): raise DataError(f"{name}: images of {tuple(x.shape[1:])} pixels, where 28 by 28 were expected.")
-    if y.max() > 9: raise DataError(f"{name}: a label is {y.max()}, where 0 to 9 were expected.")
+# %% ../nbs/00_data.ipynb #3e4edfc7
+def _checked(x, y, name, y_name=None):
+    if x.dim()!=3 or y.dim()!=1 or not len(x): raise DataError(f"{name}: images are {[*x.shape]}, labels {[*y.shape]}. Give [N,28,28] and [N].")
+    if len(x)!=len(y): raise DataError(f"{name}: {len(x)} images but {len(y)} labels. Use images and labels of the same set.")
+    if x.shape[1:]!=(28,28): raise DataError(f"{name}: images of {x.shape[2]} by {x.shape[1]} pixels. Scale them to 28 by 28.")
+    if y.max()>9: raise DataError(f"{y_name or name}: a label is {y.max()}. Use labels from 0 to 9.")
     return x,y
 
-# %% ../nbs/00_data.ipynb #382170d1
+# %% ../nbs/00_data.ipynb #a5797302
 _idx_name = re.compile(r'(train|t10k|test)[-_. ](images|labels)([-_. ]?idx[13]?)?([-_. ]?ubyte)?(\.gz)?', re.I)
 
-def _find_idx(folder):
-    places = [folder, *sorted(o for o in folder.iterdir() if o.is_dir()), folder/'MNIST'/'raw']
-    files = [f for d in places if d.is_dir() for f in sorted(d.iterdir()) if _idx_name.fullmatch(f.name) and f.is_file()]
-    key = lambda f: ('train' if f.name.lower().startswith('train') else 'test', 'images' if 'images' in f.name.lower() else 'labels')
-    return {key(f): f for f in reversed(files)}
+def _idx_in(folder):
+    key = lambda o: ('train' if o.lower().startswith('train') else 'test', 'images' if 'images' in o.lower() else 'labels')
+    try: return {key(f.name): f for f in sorted(folder.iterdir(), reverse=True) if _idx_name.fullmatch(f.name) and f.is_file()}
+    except OSError: return {}
 
-# %% ../nbs/00_data.ipynb #6d374ccf
+def _find_idx(folder):
+    "The IDX files of the first place that has any: the folder, one below it, torchvision's"
+    places = [folder, *sorted(o for o in folder.iterdir() if o.is_dir()), folder/'MNIST'/'raw']
+    return next(filter(None, map(_idx_in, places)), {})
+
+# %% ../nbs/00_data.ipynb #34d3cf91
 def _read_idx_folder(folder, found):
     for o in (missing := [f"{s} {k}" for s in ('train','test') for k in ('images','labels') if (s,k) not in found]):
         raise DataError(f"{folder}: no IDX file for the {' and the '.join(missing)}. Put all four files of MNIST there.")
-    pairs = [_checked(read_idx(found[s,'images'], 3), read_idx(found[s,'labels'], 1), found[s,'images']) for s in ('train','test')]
+    pairs = [_checked(read_idx(found[s,'images'], 3), read_idx(found[s,'labels'], 1), found[s,'images'], found[s,'labels']) for s in ('train','test')]
     return Digits(*pairs[0], *pairs[1], str(folder))
 
-# %% ../nbs/00_data.ipynb #d19c97b4
+# %% ../nbs/00_data.ipynb #df10d91f
 def _read_png(path):
-    try: x = np.array(Image.open(path).convert('L'))
+    try:
+        with Image.open(path) as im:
+            if im.mode[0] in 'IF': raise ValueError('it has more than 8 bits a pixel')
+            x = np.array(im.convert('L'))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise DataError(f"{path}: not a picture that can be read ({e}). Put a whole copy in its place.") from None
-    if x.shape != (28,28): raise DataError(f"{path}: {x.shape[1]} by {x.shape[0]} pixels, where 28 by 28 were expected.")
+    if x.shape != (28,28): raise DataError(f"{path}: {x.shape[1]} by {x.shape[0]} pixels. Scale it to 28 by 28.")
     return x
 
 def _read_pngs(folder):
     classes = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.startswith('.')]
     for d in classes:
-        if not re.fullmatch('[0-9]', d.name): raise DataError(f"{d}: a folder of images must be named for its digit, 0 to 9.")
+        if not re.fullmatch('[0-9]', d.name): raise DataError(f"{d}: not the name of a digit. Name the folders of images 0 to 9.")
     files = [f for d in classes for f in sorted(d.iterdir()) if f.suffix.lower()=='.png']
     if not files: raise DataError(f"{folder}: no PNG images in folders 0 to 9. Put a whole copy of the tree in its place.")
     x = np.stack([_read_png(f) for f in tqdm(files, f'Reading {folder.name}', disable=None, leave=False)])
     return torch.from_numpy(x),tensor([int(f.parent.name) for f in files], dtype=torch.uint8)
 
-# %% ../nbs/00_data.ipynb #934ecb5e
+# %% ../nbs/00_data.ipynb #10a054a1
+_sources = "Name a folder that holds MNIST, or use 'mnist', 'digits' or 'auto'."
+
 def read_folder(
     folder:str|Path # IDX files, or PNGs in `training` and `testing`, or in `train` and `valid`, in a folder for each digit
 )->Digits: # read as they are, nothing is written
     "Read the digits in `folder`; raises `DataError` where something is missing or broken"
-    folder = Path(folder).expanduser()
-    if not folder.is_dir(): raise DataError(f"{folder}: no such folder. Name one that holds MNIST, or use 'mnist', 'digits' or 'auto'.")
+    if not isinstance(folder, (str,Path)): raise DataError(f"{folder!r:.60} is no source of digits. {_sources}")
+    folder = Path(os.path.expanduser(folder))
     try:
+        if not folder.is_dir(): raise DataError(f"{folder}: {'not a' if folder.exists() else 'no such'} folder. {_sources}")
         if found := _find_idx(folder): return _read_idx_folder(folder, found)
         for train,test in ('training','testing'),('train','valid'),('train','test'):
             if (folder/train).is_dir() and (folder/test).is_dir():
                 return Digits(*_read_pngs(folder/train), *_read_pngs(folder/test), str(folder))
-    except OSError as e: raise DataError(f"{e.filename or folder}: cannot be read: {e.strerror}.") from None
-    raise DataError(f"{folder}: no digits here: neither IDX files nor PNGs in training/testing or train/valid.")
+    except OSError as e: raise DataError(f"{e.filename or folder}: cannot be read: {e.strerror}. Check its name and permissions.") from None
+    raise DataError(f"{folder}: no digits here: neither IDX files nor PNGs in training/testing or train/valid. Put all of MNIST there.")
 
-# %% ../nbs/00_data.ipynb #8d4d0306
+# %% ../nbs/00_data.ipynb #6fd3b11d
 def _centre(x):
     "Roll each image of `x` by whole pixels until its centre of mass is within half a pixel of (14,14)"
     pos,mass = torch.arange(28.),x.sum((1,2))
@@ -131,7 +147,7 @@ def embedded_digits()->Digits:
     from sklearn.datasets import load_digits
     x,y = load_digits(return_X_y=True)
     x = F.interpolate(tensor(x).float().view(-1,1,8,8), size=20, mode='bicubic').clamp(0,16)
-    x = _centre(F.pad(x[:,0], (4,)*4)).mul(255/16).round().byte()
+    x = _centre(F.pad(x[:,0], (4,)*4).mul(255/16).round()).byte()
     tr,te = train_test_split(np.arange(len(y)), test_size=297, stratify=y, random_state=0)
     y = tensor(y).byte()
     return Digits(x[tr], y[tr], x[te], y[te], 'scikit-learn digits')
@@ -158,8 +174,8 @@ _files = { # MD5 sum of the unpacked bytes, how many, axes
     't10k-images-idx3-ubyte':  ('2646ac647ad5339dbf082846283269ea', 7840016, 3),
     't10k-labels-idx1-ubyte':  ('27ae3e4e09519cfbb04c329615203637', 10008, 1)}
 
-# %% ../nbs/00_data.ipynb #c75103d1
-def _request(url, method='GET', timeout=10.): return urlopen(Request(url, headers={'User-Agent':'mnist_fast'}, method=method), timeout=timeout)
+# %% ../nbs/00_data.ipynb #0fce7806
+def _request(url, method='GET', timeout=10.): return request.urlopen(request.Request(url, headers={'User-Agent':'mnist_fast'}, method=method), timeout=timeout)
 
 def _answers(url, res, timeout):
     try: _request(url, 'HEAD', timeout).close()
@@ -175,10 +191,10 @@ def _reachable(urls, timeout=4.):
     for t in ts: t.join(max(0, end-time.monotonic()))
     return [u for u in urls if u in res]
 
-# %% ../nbs/00_data.ipynb #853f7789
+# %% ../nbs/00_data.ipynb #96d3193f
 def _get(url, end, limit=2**25):
     "The bytes at `url`, at most `limit` of them, by the time `end`"
-    with _request(url) as r:
+    with _request(url, timeout=max(.1, min(10, end-time.monotonic()))) as r:
         size,data = int(r.headers.get('Content-Length') or 0),bytearray()
         with tqdm(total=size, desc=url.rsplit('/',1)[1], unit='B', unit_scale=True, disable=None, leave=False) as bar:
             while b := r.read1(2**16):
@@ -197,59 +213,78 @@ def _get_idx(url, end):
     if hashlib.md5(data, usedforsecurity=False).hexdigest()!=md5: raise DataError('is not the official file (its MD5 sum differs)')
     return _parse_idx(io.BytesIO(data), ndim)
 
-# %% ../nbs/00_data.ipynb #81af33bb
+# %% ../nbs/00_data.ipynb #7751c405
 def cache_file()->Path:
     "Where a download is kept: `mnist_fast/mnist.safetensors` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)"
     return xdg_cache_home()/'mnist_fast'/'mnist.safetensors'
+
+def _crc(tensors): return str(reduce(lambda crc,o: zlib.crc32(o.numpy(), crc), tensors, 0))
 
 def read_cache(
     path:Path|None=None # cache file, by default `cache_file()`
 )->Digits|None: # nothing where there is no cache yet
     "MNIST from the cache; raises `DataError` where the file is damaged"
-    path = path or cache_file()
-    if not path.exists(): return
+    path = Path(path or cache_file())
     try:
-        d = load_file(path)
-        return Digits(*_checked(d['x'], d['y'], path), *_checked(d['x_test'], d['y_test'], path), f'MNIST, cached in {path}')
-    except (OSError, SafetensorError, KeyError) as e: raise DataError(f"{path}: damaged ({e}). Fetch MNIST again.") from None
+        if not path.exists(): return
+        with safe_open(path, 'pt') as f: d,crc = [f.get_tensor(k) for k in Digits._fields[:4]],(f.metadata() or {}).get('crc32')
+    except (OSError, SafetensorError) as e: raise DataError(f"{path}: damaged ({getattr(e, 'strerror', None) or e}). Fetch MNIST again.") from None
+    if crc!=_crc(d): raise DataError(f"{path}: damaged (its checksum differs). Fetch MNIST again.")
+    return Digits(*d, f'MNIST, cached in {path}')
 
-# %% ../nbs/00_data.ipynb #c7df95d8
+# %% ../nbs/00_data.ipynb #06f25807
 def _fetch(urls, timeout):
     urls = [u.rstrip('/')+'/' for u in urls]
     up,end = _reachable(urls),time.monotonic()+timeout
     if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or name a folder that holds MNIST.")
-    return [_first([f'{u}{f}.gz' for u in up], end) for f in _files]
+    return [_first(up, f'{f}.gz', end) for f in _files]
 
-def _first(urls, end):
-    "The tensor from the first of `urls` that gives a good one"
+# %% ../nbs/00_data.ipynb #f03f0428
+def _by(end, f, *args):
+    "What `f` gives by the time `end`; where it takes longer, its thread is left behind"
+    res = Future()
+    def run():
+        try: res.set_result(f(*args))
+        except Exception as e: res.set_exception(e)
+    threading.Thread(target=run, daemon=True).start()
+    try: return res.result(max(0, end-time.monotonic()))
+    except (TimeoutError, FutureTimeout): raise DataError('took too long') from None
+
+def _first(urls, name, end):
+    "The tensor in file `name` from the first of `urls` that gives a good one"
     why = []
-    for u in urls:
-        try: return _get_idx(u, end)
-        except Exception as e: why.append(f'{u} {e}')
+    for left in range(len(urls), 0, -1):
+        url,now = urls[0]+name,time.monotonic()
+        until = now+(end-now)/left
+        try: return _by(until, _get_idx, url, until)
+        except Exception as e: why.append(f'{url} {e}')
+        urls.append(urls.pop(0))
     raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or name a folder that holds MNIST.")
 
-# %% ../nbs/00_data.ipynb #30838349
+# %% ../nbs/00_data.ipynb #ca383102
 def download_mnist(
     urls:list|None=None, # addresses of folders with the four packed files, tried in turn; by default `mirrors`
     path:Path|None=None, # cache file to write, by default `cache_file()`
     timeout:float=300. # seconds allowed in all
 )->Digits: # MNIST: 60,000 to train and 10,000 to test
     "Fetch MNIST, check it and keep it in one file; raises `DataError` and leaves the cache as it was where that fails"
-    path = path or cache_file()
+    path = Path(path or cache_file())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix('.lock'), timeout=timeout):
             with suppress(DataError):
                 if d := read_cache(path): return d
             d = _fetch(urls or mirrors, timeout)
-            with atomic_save(path) as f:
-                f.write(st_save(dict(zip(Digits._fields, d))))
-                f.flush()
+            tmp = path.with_suffix('.tmp')
+            try:
+                tmp.write_bytes(st_save(dict(zip(Digits._fields, d)), dict(crc32=_crc(d))))
+                tmp.replace(path)
+            finally: tmp.unlink(missing_ok=True)
         return read_cache(path)
     except Timeout: raise DataError(f"{path}: another program has held its lock for {timeout:.0f} s. Stop that one, or try again.") from None
     except OSError as e: raise DataError(f"{path}: MNIST cannot be kept there: {e.strerror or e}. Free some space, or set XDG_CACHE_HOME.") from None
 
-# %% ../nbs/00_data.ipynb #8de8950e
+# %% ../nbs/00_data.ipynb #629bc23f
 def get_digits(
     source:str|Path|Digits='auto' # 'auto', 'mnist', 'digits', a folder, or digits that are loaded already
 )->Digits:
@@ -257,7 +292,9 @@ def get_digits(
     if isinstance(source, Digits): return source
     if source=='digits': return embedded_digits()
     if source not in ('auto','mnist'): return read_folder(source)
-    if folder := os.environ.get('MNIST_FAST_DATA'): return read_folder(folder)
+    if folder := os.environ.get('MNIST_FAST_DATA'):
+        try: return read_folder(folder)
+        except DataError as e: raise DataError(f"MNIST_FAST_DATA is {folder}, but {e}") from None
     try:
         with suppress(DataError):
             if d := read_cache(): return d
@@ -267,15 +304,15 @@ def get_digits(
         print(f"Using scikit-learn's 1,797 digits, not MNIST. {e}", file=sys.stderr)
         return embedded_digits()
 
-# %% ../nbs/00_data.ipynb #7c1b35a7
+# %% ../nbs/00_data.ipynb #e95ddf9a
 class TensorDS:
     "Images and labels in memory: index it with a position, a slice or a tensor of positions"
     def __init__(self,
         x:Tensor, # images, uint8 0 to 255 or floats 0 to 1, the first axis being the item
         y:Tensor|None=None # labels, as many as images
     ):
-        x = x if isinstance(x, Tensor) else tensor(np.stack([np.asarray(o) for o in x]))
         if not len(x): raise ValueError("There are no images. Give at least one.")
+        x = x if isinstance(x, Tensor) else tensor(np.stack([np.asarray(o) for o in x]))
         if y is not None and len(x)!=len(y): raise ValueError(f"There are {len(x)} images but {len(y)} labels. Give one label an image.")
         if x.dtype!=torch.uint8 and not (x.is_floating_point() and 0<=x.min() and x.max()<=1):
             raise ValueError(f"Images are {x.dtype} from {x.min()} to {x.max()}. Give uint8 from 0 to 255 or floats from 0 to 1.")
@@ -294,7 +331,7 @@ class TensorDS:
         res.x,res.y = self.x.to(device),None if self.y is None else self.y.to(device)
         return res
 
-# %% ../nbs/00_data.ipynb #79de9283
+# %% ../nbs/00_data.ipynb #e8907108
 class TensorDL(DataLoader):
     "A fastai `DataLoader` over tensors in memory, batches by slicing, on the device where the tensors are"
     def __init__(self,
@@ -308,7 +345,7 @@ class TensorDL(DataLoader):
         vocab:list|None=None, # names of the labels 0, 1, ...
         **kwargs # for fastai's `DataLoader`
     ):
-        if not isinstance(bs, int) or bs<1: raise ValueError(f"The batch size is {bs}. Give a whole number of 1 or more.")
+        if not isinstance(bs, (int,np.integer)) or isinstance(bs, bool) or bs<1: raise ValueError(f"The batch size is {bs!r}. Give a whole number of 1 or more.")
         ds = x if isinstance(x, TensorDS) else TensorDS(x, y)
         super().__init__(ds, bs=bs, shuffle=shuffle, drop_last=drop_last, **kwargs)
         self.seed,self.vocab,self.n_inp = seed,vocab,1
@@ -337,6 +374,7 @@ class TensorDL(DataLoader):
     def new(self, x=None, y=None, **kwargs):
         "A loader like this one, with other tensors or settings"
         cur = {k: getattr(self, k) for k in 'bs shuffle drop_last device seed vocab'.split()}
+        cur |= {k: o for k in self._methods if not isinstance(o := getattr(self, k), MethodType)}
         return type(self)(self.dataset if x is None else x, y, **merge(cur, kwargs))
 
 # %% ../nbs/00_data.ipynb #0a09f090
@@ -374,9 +412,10 @@ def decode_batch(self:TensorDL,
     "The items of a batch, labels by name"
     return L(zip(b[0][:max_n].cpu(), *(self._titles(o[:max_n]) for o in b[1:])))
 
-# %% ../nbs/00_data.ipynb #5a391f39
+# %% ../nbs/00_data.ipynb #96520bda
 def _pick(x, y, classes, name):
     "Items of `classes` alone, all of which must be there"
+    _checked(x, y, name)
     if absent := set(classes)-set(y.unique().tolist()): raise DataError(f"{name}: no digit {min(absent)}. Use a whole set of digits.")
     keep = torch.isin(y, tensor(list(classes), dtype=y.dtype))
     return x[keep],y[keep].long()
@@ -384,7 +423,7 @@ def _pick(x, y, classes, name):
 def _split(x, y, valid, seed):
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give 'test' or a fraction between 0 and 1.")
     try: idxs = train_test_split(np.arange(len(y)), test_size=valid, stratify=y, random_state=seed or 0)
-    except ValueError as e: raise ValueError(f"{len(y)} items cannot be split by valid={valid}. {e}") from None
+    except ValueError as e: raise ValueError(f"{len(y)} items cannot be split by valid={valid}. {e}. Give another fraction, or 'test'.") from None
     return [(x[i],y[i]) for i in idxs]
 
 # %% ../nbs/00_data.ipynb #8ea37526

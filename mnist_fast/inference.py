@@ -61,7 +61,7 @@ def _is_framed(x):
     t,b,l,r = _box(x>0)
     return max(b-t, r-l)<=20 and _shift(x)==[0,0]
 
-# %% ../nbs/09_inference.ipynb #e852229b
+# %% ../nbs/09_inference.ipynb #9d0a49e4
 def _ink(x):
     paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
     ink = np.abs(x-paper)
@@ -82,7 +82,7 @@ def digit_image(
     small = np.asarray(Image.fromarray((ink[t:b,l:r]*255).round().astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))/255
     res = np.zeros((28,28))
     res[4:4+size[1],4:4+size[0]] = small/small.max()
-    return torch.tensor(np.roll(res, _shift(res), (0,1)), dtype=torch.float32)
+    return torch.tensor(np.roll(res, np.clip(_shift(res), -4, 4), (0,1)), dtype=torch.float32)
 
 # %% ../nbs/09_inference.ipynb #bf49fa48
 _format = 'mnist_fast model, version 1'

@@ -3,13 +3,13 @@
 # %% auto #0
 __all__ = ['recipes', 'losses', 'get_recipe', 'three_seven_learner', 'mnist_learner', 'recipe_bs', 'fit_recipe', 'plot_curves']
 
-# %% ../nbs/06_learner.ipynb #8d2cf059
+# %% ../nbs/06_learner.ipynb #dcecf74c
 import time, matplotlib.pyplot as plt
 from fastai.basics import *
 from fastai.callback.all import *
-from fastai.losses import CrossEntropyLossFlat
+
 from fastai.metrics import accuracy
-from .loss import mnist_loss, mnist_loss10, batch_accuracy
+from .loss import batch_accuracy, cross_entropy, mnist_loss, mnist_loss10
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
@@ -27,8 +27,8 @@ _full = dict( # all ten digits
     cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2))
 recipes = {'3v7': _3v7, 'full': _full}
 
-# %% ../nbs/06_learner.ipynb #b1355aa4
-losses = dict(mnist_loss=mnist_loss, mnist_loss10=mnist_loss10, cross_entropy=CrossEntropyLossFlat())
+# %% ../nbs/06_learner.ipynb #2889303a
+losses = {f.__name__: f for f in (mnist_loss, mnist_loss10, cross_entropy)}
 _opts = dict(BasicOptim=BasicOptim, FastSGD=FastSGD)
 
 def get_recipe(

@@ -1,0 +1,399 @@
+"The command as a user meets it: what it prints, keeps and refuses, and how it ends when it is stopped"
+import json, os, pty, re, signal, statistics, subprocess, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest, torch
+from conftest import bin, needs_mnist
+from PIL import Image, ImageDraw
+
+from mnist_fast import cli
+from mnist_fast.inference import load_model
+
+each = pytest.mark.parametrize
+cmd = str(bin/'mnist_fast')
+mnist = os.environ.get('MNIST_FAST_DATA')
+hide = 'MNIST_FAST_DATA MPLBACKEND PYTHONUNBUFFERED PYTHONIOENCODING PYTHONUTF8 COLUMNS'.split()
+env = {**{k: v for k,v in os.environ.items() if k not in hide}, 'OMP_NUM_THREADS': '1'}
+keys = 'task source recipe model params seed epochs lr bs n_train n_valid n_test accuracy loss seconds versions'.split()
+files = 'config.json confusion.png curves.png history.csv metrics.json mistakes.png model.safetensors'.split()
+
+def sure(s):
+    "JSON of the strict kind: one document, no NaN"
+    def no(o): raise ValueError(o)
+    return json.loads(s, parse_constant=no)
+
+def snap(folder): return {o.name: o.read_bytes() for o in Path(folder).iterdir()}
+
+def one_line(err, *words):
+    "What stands on stderr is one sentence or two on one line, free of Python's own noise"
+    assert re.fullmatch(r'mnist_fast: [^\n]+\n', err), err
+    assert not re.search(r'Traceback|Errno|[a-z]Error|Exception|object at', err), err
+    for w in words: assert re.search(w, err), (w, err)
+
+def quiet(res, rc=0):
+    "Ended as it should, with neither a traceback nor the characters of a progress bar"
+    assert res.returncode==rc, (res.stdout, res.stderr)
+    assert not re.search(r'Traceback|Exception ignored|Warning|[\r\x1b█]|\d%\|', res.stdout+res.stderr), res.stderr
+    return res
+
+# Runs that the tests share: all started at once, two at a time
+
+def go(*args, pre=(), **kw):
+    kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120), **kw, 'env': {**env, **kw.get('env', {})}}
+    return subprocess.run([*pre, cmd, *args], **kw)
+
+def train(out, args, **kw): return lambda d,job: go('train', '--source', 'digits', '--out', out, *args.split(), cwd=d, **kw)
+
+def after(name, *args, **kw):
+    def f(d, job):
+        job(name)
+        return go(*args, cwd=d, **kw)
+    return f
+
+def in_pty(d, job):
+    "What a terminal gets, and the exit status"
+    main,side = pty.openpty()
+    args = 'train --task 3v7 --recipe linear --epochs 3 --valid .2 --source digits --out tty'.split()
+    p = subprocess.Popen([cmd, *args], stdin=side, stdout=side, stderr=side, cwd=d, env=env)
+    os.close(side)
+    res = b''
+    while True:
+        try: data = os.read(main, 65536)
+        except OSError: break # Linux says so when the last writer has gone
+        if not data: break
+        res += data
+    os.close(main)
+    return p.wait(), res.decode()
+
+def gone(*args, **kw):
+    "A reader that has left before the first word"
+    def f(d, job):
+        r,w = os.pipe()
+        os.close(r)
+        try: return go(*args, cwd=d, capture_output=False, stdout=w, stderr=subprocess.PIPE, **kw)
+        finally: os.close(w)
+    return f
+
+def full(*args, **kw):
+    def f(d, job):
+        with open('/dev/full', 'w') as o: return go(*args, cwd=d, capture_output=False, stdout=o, stderr=subprocess.PIPE, **kw)
+    return f
+
+def stop(when, wait=0.):
+    "Ctrl-C, `wait` seconds after `when`: a library in the process's map, a file in its run folder, or a line on stdout"
+    def f(d, job):
+        job('a')
+        before,out = snap(d/'a'),d/f'stop-{when}-{wait}'
+        args = f'train --task 3v7 --recipe linear --epochs {3 if when.endswith("png") else 2000} --source digits --out {out}'.split()
+        p = subprocess.Popen(['env', '--default-signal=INT', cmd, *args], stdout=-1, stderr=-1, text=True, cwd=d, env=env)
+        def there():
+            if when.endswith('png'): return (out/when).exists()
+            try: return when in Path(f'/proc/{p.pid}/maps').read_text()
+            except OSError: return True
+        if when=='line': p.stdout.readline()
+        else:
+            while p.poll() is None and not there(): time.sleep(.002)
+        time.sleep(wait)
+        p.send_signal(signal.SIGINT)
+        o,e = p.communicate(timeout=60)
+        return subprocess.CompletedProcess(args, p.returncode, o, e),out,snap(d/'a')==before
+    return f
+
+stops = [('_ssl',0.), ('libtorch_cpu',0.), *(('libtorch_python',o) for o in (.2,.5,.9)), ('sklearn',0.), ('line',.1), ('curves.png',0.)]
+a,b = '--task 3v7 --recipe linear --epochs 2 --seed 1','--task full --recipe cnn --epochs 1 --seed 1'
+predict = 'predict --model a seven.png é.png'.split()
+jobs = dict(a=train('a', a), b=train('b', b+' --json'), ladder=lambda d,
+    job: go(*'ladder --source digits --seeds 1 --json --out lad'.split(), cwd=d), tty=in_pty,
+    a2=train('a2', a+' --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=train('b2', b),
+    eval_a=after('a', *'evaluate a --source digits --json'.split()), eval_b=after('b', *'evaluate b --source digits'.split()),
+    ascii=after('a', *predict, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', env=dict(PYTHONIOENCODING='ascii')),
+    json=after('a', *predict, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json'), pipe_predict=gone(*predict),
+    pipe_help=gone('--help'), pipe_train=gone('train', '--source', 'digits', '--out', 'p', *a.split()), full_help=full('--help'),
+    full_predict=full(*predict, '--json'), disk=train('disk', a, pre=('sh', '-c', 'ulimit -f 12; exec "$0" "$@"')),
+    **{f'stop-{w}-{t}': stop(w, t) for w,t in stops})
+to_mnist = 'train --task 3v7 --recipe linear --source mnist --out mnist'.split()
+if mnist: jobs['mnist'] = lambda d,job: go(*to_mnist, cwd=d, env=dict(MNIST_FAST_DATA=mnist))
+
+@pytest.fixture(scope='module')
+def dir(tmp_path_factory):
+    d = tmp_path_factory.mktemp('cli')
+    im = Image.new('L', (90,90), 255)
+    ImageDraw.Draw(im).line([(25,20),(65,20),(40,75)], 0, 8)
+    for o in ('seven.png', 'é.png', b'\xff.png'): im.save(os.path.join(os.fsencode(d), os.fsencode(o)))
+    Image.new('L', (90,90), 255).save(d/'blank.png')
+    (d/'text.png').write_text('not a picture')
+    im.save(d/'cut.tif')
+    os.truncate(d/'cut.tif', 50)
+    return d
+
+@pytest.fixture(scope='module')
+def job(dir):
+    "Result of a job by its name"
+    res = {}
+    def get(k): return res[k].result()
+    with ThreadPoolExecutor(2) as pool:
+        res.update({k: pool.submit(f, dir, get) for k,f in jobs.items()})
+        yield get
+
+# Help
+
+def test_help_is_quick():
+    def once():
+        start = time.perf_counter()
+        quiet(go('--help'))
+        return time.perf_counter()-start
+    assert statistics.median(once() for _ in range(5))<.5
+
+@each('args', [['--help'], ['--version'], *([o,'--help'] for o in cli.commands)], ids=' '.join)
+def test_help(args):
+    code = 'import sys; from mnist_fast.cli import main; main(sys.argv[1:])'
+    res = subprocess.run([sys.executable, '-X', 'importtime', '-c', code, *args], capture_output=True, text=True, env=env)
+    assert res.returncode==0 and 'mnist_fast' in res.stdout
+    loaded = {o.split('|')[-1].strip().split('.')[0] for o in res.stderr.splitlines()}
+    assert 'argparse' in loaded and not loaded & {'torch','fastai','numpy','matplotlib','pandas','PIL','sklearn'}
+    if args[0]=='--help': assert all(o in res.stdout for o in cli.commands)
+    if args[0] in cli.commands: assert '--json' in res.stdout
+
+# Training
+
+@each('k,task,name', [('a','3v7','linear'), ('b','full','cnn')])
+def test_run_folder(job, dir, k, task, name):
+    quiet(job(k))
+    assert sorted(snap(dir/k))==files
+    m = sure((dir/k/'metrics.json').read_text())
+    assert set(keys)<=set(m) and (m['task'],m['recipe'],m['model'],m['seed'])==(task,name,name,1)
+    assert set(m['seconds'])=={'data','train','total'} and m['seconds']['total']>m['seconds']['train']>0
+    assert {'mnist_fast','python','fastai','torch'}<=set(m['versions'])
+    assert m['n_valid']==m['n_test'] and m['n_train']==dict(a=302, b=1500)[k] and .8<m['accuracy']<=1 and 0<m['loss']<1
+    saved = load_model(dir/k)
+    assert m['params']==sum(p.numel() for p in saved.model.parameters()) and saved.config['task']==task
+    rows = (dir/k/'history.csv').read_text().splitlines()
+    assert rows[0].startswith('epoch,train_loss,valid_loss,') and len(rows)==1+m['epochs']
+    assert float(rows[-1].split(',')[3])==pytest.approx(m['accuracy'], abs=1e-6)
+    for o in (dir/k).glob('*.png'):
+        im = Image.open(o)
+        im.load()
+        assert min(im.size)>=200 and len(im.convert('L').getcolors())>9
+
+@each('k', ['a','b2'])
+def test_text(job, dir, k):
+    "A line an epoch, and the result last"
+    *lines,last = job(k).stdout.splitlines()
+    m = sure((dir/k/'metrics.json').read_text())
+    assert len(lines)==m['epochs'] and all(re.match(rf'epoch {i} .*loss \d\.\d', o) for i,o in enumerate(lines))
+    assert all(o in last for o in (m['task'], m['recipe'], f"{m['accuracy']:.4f}", f"{m['loss']:.4f}", str(m['n_test']), 'scikit-learn', k))
+    assert job(k).stderr==''
+
+@each('k', ['a2','b'])
+def test_json(job, dir, k):
+    res = quiet(job(k))
+    assert res.stdout.count('\n')==1 and sure(res.stdout)==sure((dir/k/'metrics.json').read_text())
+    assert all(o.startswith('epoch ') for o in res.stderr.splitlines())
+
+@each('x,y', [('a','a2'), ('b','b2')])
+def test_same_seed(job, dir, x, y):
+    quiet(job(x)), quiet(job(y))
+    m,n = (sure((dir/o/'metrics.json').read_text()) for o in (x,y))
+    assert (m['accuracy'],m['loss'])==(n['accuracy'],n['loss'])
+    assert (dir/x/'model.safetensors').read_bytes()==(dir/y/'model.safetensors').read_bytes()
+
+def screen_of(s):
+    "What is left to read when each `\\r` has gone back to the start of its line"
+    def row(o):
+        res = ''
+        for part in o.split('\r'): res = part+res[len(part):]
+        return res.rstrip()
+    return [row(o) for o in s.split('\n')]
+
+def test_terminal(job, dir):
+    "A line an epoch stays on the screen, bars are wiped away, the result comes last"
+    rc,s = job('tty')
+    *screen,end = screen_of(s)
+    assert rc==0 and end=='' and '\x1b' not in s and s.count('\r')>30
+    assert sum(bool(re.match(r'(epoch )?[012]\s', o)) for o in screen)==3, screen
+    assert 'kept in tty' in screen[-1] and not any('%' in o for o in screen)
+    m = sure((dir/'tty'/'metrics.json').read_text())
+    assert (m['n_train'],m['n_valid'],m['n_test'])==(241,61,60)
+
+@needs_mnist
+def test_mnist(job, dir):
+    quiet(job('mnist'))
+    m = sure((dir/'mnist'/'metrics.json').read_text())
+    assert m['accuracy']>=.967 and (m['n_train'],m['n_test'])==(12396,2038)
+
+# Asking
+
+def test_evaluate(job, dir):
+    m,res = sure((dir/'a'/'metrics.json').read_text()),sure(quiet(job('eval_a')).stdout)
+    assert (res['run'],res['task'],res['n_test'],res['source'])==('a','3v7',60,m['source'])
+    assert res['accuracy']==pytest.approx(m['accuracy'], abs=1e-6) and res['loss']==pytest.approx(m['loss'], abs=1e-6)
+
+def test_evaluate_text(job, dir):
+    job('b')
+    assert f"{sure((dir/'b'/'metrics.json').read_text())['accuracy']:.4f}" in quiet(job('eval_b')).stdout
+
+def test_predict_json(job):
+    "One object a line, in the order given"
+    res = quiet(job('json'), 1)
+    rows = [sure(o) for o in res.stdout.splitlines()]
+    assert [r['image'] for r in rows]==['seven.png','é.png','\udcff.png','none.png','text.png','a','blank.png'] and res.stderr==''
+    for r in rows[:3]: assert r['label']==7 and sum(r['probabilities'])==pytest.approx(1, abs=1e-5) and r['probabilities'][1]>.5
+    for r in rows[3:]: assert set(r)=={'image','error'} and r['error'].endswith('.')
+
+def test_predict_ascii(job):
+    "Names that the terminal cannot show cost no answer"
+    res = quiet(job('ascii'), 1)
+    assert len(re.findall(r': 7 \(\d+\.\d%\)', res.stdout))==3
+    errs = res.stderr.splitlines()
+    assert [re.match(r'mnist_fast: ([^:]*): ', o+': ')[1] for o in errs]==['none.png','text.png','blank.png','cut.tif'], errs
+
+def test_ladder(job, dir):
+    rows = sure(quiet(job('ladder')).stdout)
+    assert [r['task'] for r in rows]==['3v7']*6+['full']*5
+    assert all({'task','rung','accuracy','loss','seconds','params'}<=set(r) for r in rows)
+    assert len({(r['task'],r['rung']) for r in rows})==11 and all(0<r['accuracy']<=1 and r['seconds']>0 and r['params']>=785 for r in rows)
+    assert {'ladder.json','ladder.png'}<=set(snap(dir/'lad'))
+    sure((dir/'lad'/'ladder.json').read_text())
+
+def test_ladder_learns(job):
+    "On the small set too each rung is far above chance"
+    poor = [(r['task'],r['rung'],r['accuracy']) for r in sure(job('ladder').stdout) if r['accuracy']<.85]
+    assert not poor
+
+# Being stopped
+
+@each('w,t', stops)
+def test_ctrl_c(job, w, t):
+    "Ends at once with one line and leaves the run before it alone"
+    res,out,same = job(f'stop-{w}-{t}')
+    assert res.returncode==130 and same, res.stderr
+    one_line(res.stderr, 'stopped')
+    if (out/'config.json').exists(): load_model(out)
+    assert not out.exists() or set(snap(out))<=set(files)
+
+@each('k', ['pipe_help','pipe_predict','pipe_train','full_help','full_predict'])
+def test_closed_pipe(job, k):
+    res = job(k)
+    assert not re.search('Traceback|Exception|Errno', res.stderr), res.stderr
+    assert res.stderr.count('\n')<=1 and res.returncode!=120
+    if k.startswith('full'): assert res.returncode==1 and res.stderr.startswith('mnist_fast: ')
+
+def test_full_disk(job, dir):
+    "Pictures that can't be written cost neither the model nor leave a half"
+    res = job('disk')
+    assert res.returncode==1
+    one_line(res.stderr, 'disk')
+    assert load_model(dir/'disk').n_out==1 and 'metrics.json' in snap(dir/'disk')
+    for o in (dir/'disk').glob('*.png'): Image.open(o).load()
+    assert set(snap(dir/'disk'))<=set(files)
+
+# What is refused: in this process, as nothing is started
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MNIST_FAST_DATA', raising=False)
+    n = torch.get_num_threads()
+    torch.set_num_threads(1) # two runs go on beside it
+    yield tmp_path
+    torch.set_num_threads(n)
+
+def status(*args):
+    try: return cli.main([str(o) for o in args])
+    except SystemExit as e: return e.code
+
+t = 'train --source digits --task 3v7 --recipe linear --epochs 1'
+wrong = {'train --source digits --recipe nope': ['nope','linear, simple_net, cnn'],
+    'train --source digits --model nope': ['nope','linear, simple_net, cnn'], 'train --source digits --task nope': ['nope','3v7','full'],
+    f'{t} --epochs 0': ['epochs','0','1 or more'], f'{t} --epochs -1': ['epochs'], f'{t} --epochs x': ['epochs','x'],
+    f'{t} --lr -1': ['lr','-1','above 0'], f'{t} --lr 0': ['lr'], f'{t} --lr nan': ['lr','nan'], f'{t} --lr inf': ['lr','inf'],
+    f'{t} --bs 0': ['bs|batch size','0','1 or more'], f'{t} --bs -8': ['bs|batch size'], f'{t} --valid 2': ['valid','2','between 0 and 1'],
+    f'{t} --valid 0': ['valid'], f'{t} --valid 1': ['valid'], f'{t} --valid x': ['valid','x'], f'{t} --valid nan': ['valid'],
+    f'{t} --valid .001': ['valid','0.001'], f'{t} --seed {10**23}': ['seed'], f'{t} --seed x': ['seed'],
+    'train --source /none': ['/none','no such folder'], f'{t} --out file': ['file'], f'{t} --out file/below': ['file/below'],
+    f'{t} --no-such': ['no-such'], f'{t} --out /proc/none': ['/proc/none'], 'evaluate none': ['none','no model|no such'],
+    'evaluate file': ['file','not a folder|no model'], 'evaluate .': ['no model'], 'evaluate': ['run'], 'predict x.png': ['--model'],
+    'predict --model .': ['images'], 'predict x.png --model none': ['none','no model|no such'],
+    'ladder --source digits --seeds 0': ['seeds','0','1 or more'], 'ladder --source digits --seeds -3': ['seeds'],
+    'ladder --source digits --out file': ['file'], 'ladder --source /none': ['/none'], '': ['command'], 'nope': ['nope','train'],
+    'data x': ['x']}
+
+@each('args,words', wrong.items(), ids=wrong)
+def test_wrong(here, capsys, args, words):
+    "Exit status, one line on stderr, nothing on stdout, no folder left behind"
+    (here/'file').write_text('mine')
+    assert status(*args.split()) in (1,2)
+    out,err = capsys.readouterr()
+    one_line(err, *words)
+    assert out=='' and snap(here)=={'file': b'mine'}
+
+some = ['train --source digits --recipe nope','train --source digits --task nope','nope','']
+@each('args,words', [(o,wrong[o]) for o in some], ids=some)
+def test_wrong_as_process(dir, args, words):
+    res = quiet(go(*args.split(), cwd=dir), 1 if 'recipe' in args else 2)
+    one_line(res.stderr, *words)
+
+def test_astray(here, capsys):
+    "A loss that is no number is no success, and no model that can't be loaded is kept"
+    assert status(*t.replace('linear', 'cnn').split(), '--lr', 1e30, '--out', 'o')==1
+    one_line(capsys.readouterr().err, 'nan', '--lr|learning rate')
+    assert not (here/'o'/'config.json').exists() and not (here/'o'/'model.safetensors').exists()
+
+@each('args', [t, 'ladder --source digits --seeds 1'])
+@each('name', files[:1]+['metrics.json','model.safetensors','ladder.json'])
+def test_never_over_a_run(here, capsys, args, name):
+    if name=='ladder.json' and args==t: return
+    (here/'o').mkdir()
+    (here/'o'/name).write_text('{}')
+    assert status(*args.split(), '--out', 'o')==1
+    one_line(capsys.readouterr().err, r'\bo\b', '--out')
+    assert snap(here/'o')=={name: b'{}'}
+
+def test_two_at_once(here, monkeypatch):
+    "Runs that start in the same second get a folder each"
+    monkeypatch.setattr(cli.time, 'strftime', lambda f: '20260101-000000')
+    assert cli._run_folder(None, '3v7', 'linear')!=cli._run_folder(None, '3v7', 'linear')
+
+def test_default_folder_and_seed(here, capsys, job, dir):
+    job('a')
+    assert status(*t.split(), '--epochs', 2, '--seed', 2)==0
+    run, = (here/'runs').iterdir()
+    assert re.fullmatch(r'3v7-linear-\d{8}-\d{6}', run.name) and f'runs/{run.name}' in capsys.readouterr().out
+    assert (run/'model.safetensors').read_bytes()!=(dir/'a'/'model.safetensors').read_bytes()
+
+def test_no_stdout(here, monkeypatch):
+    "As a daemon, with stdout and stderr closed"
+    for o in ('stdout','stderr'): monkeypatch.setattr(sys, o, None)
+    assert status(*t.split(), '--out', 'o')==0
+    assert sorted(snap(here/'o'))==files
+
+@each('model', ['linear','simple_net','cnn'])
+def test_model_option(here, capsys, model):
+    "A model in another model's recipe; and the model alone"
+    assert status(*t.split(), '--model', model, '--out', 'o', '--json')==0
+    m = sure(capsys.readouterr().out)
+    assert m['model']==model==load_model('o').config['model']['name'] and m['recipe']=='linear'
+    assert status(*'train --source digits --task 3v7 --epochs 1 --json --out p --model'.split(), model)==0
+    assert sure(capsys.readouterr().out)['recipe']==model
+
+@each('value,word', [(None,'not set'), ('/none','/none'), ('file','file')])
+def test_data(here, capsys, monkeypatch, value, word):
+    "Says what it finds, and that is no failure"
+    (here/'file').write_text('mine')
+    if value: monkeypatch.setenv('MNIST_FAST_DATA', value)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(here/'cache'))
+    (here/'cache'/'mnist_fast').mkdir(parents=True)
+    (here/'cache'/'mnist_fast'/'mnist.safetensors').write_bytes(b'broken')
+    assert status('data')==0
+    text = capsys.readouterr().out
+    assert word in text and str(here/'cache') in text and 'damaged' in text
+    assert status('data', '--json')==0
+    assert word in sure(capsys.readouterr().out)['MNIST_FAST_DATA']
+
+@needs_mnist
+def test_data_there(here, capsys, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(here))
+    monkeypatch.setenv('MNIST_FAST_DATA', mnist)
+    assert status('data')==0
+    assert '60000 train, 10000 test' in capsys.readouterr().out
