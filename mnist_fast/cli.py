@@ -3,25 +3,25 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'ladder', 'data', 'main']
 
-# %% ../nbs/10_cli.ipynb #79e3fce2
-import argparse, os, sys, tempfile, time, warnings
+# %% ../nbs/10_cli.ipynb #fbb3eb92
+import argparse, math, os, signal, sys, tempfile, threading, time, warnings
 from functools import partial
+from importlib import import_module
 from json import dumps
 from pathlib import Path
 from typing import Annotated
-from fastcore.script import anno_parser
 from . import __version__
 
-# %% ../nbs/10_cli.ipynb #52c5fd80
+# %% ../nbs/10_cli.ipynb #ceed39bb
 _Task = Annotated[str, dict(choices=['3v7','full'])]
 
-def _say(json, text, obj): print(dumps(obj) if json else text)
+def _say(json, text, obj): print(dumps(obj) if json else text, flush=True)
 
 def _line(learn, row):
     "One epoch in words"
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-# %% ../nbs/10_cli.ipynb #b731b215
+# %% ../nbs/10_cli.ipynb #480d8f25
 def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     "Loaders and learner for a task, and the seconds that the data took"
     from fastai.callback.progress import ProgressCallback
@@ -31,16 +31,19 @@ def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     if model and model!=r['model']: r = dict({k: v for k,v in r.items() if k not in ('n_hidden','width')}, model=model)
     mk_dls,mk_learner = (three_seven_dls,three_seven_learner) if task=='3v7' else (mnist_dls,mnist_learner)
     start,digits = time.perf_counter(),get_digits(source)
-    dls = mk_dls(digits, bs=bs or r['bs'], valid=valid, seed=seed)
+    dls = mk_dls(digits, bs=r['bs'] if bs is None else bs, valid=valid, seed=seed)
     if bs is None: dls = mk_dls(digits, bs=recipe_bs(r, len(dls.train_ds)), valid=valid, seed=seed)
     data_s,learn = time.perf_counter()-start,mk_learner(dls, r, seed=seed)
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,data_s
 
-# %% ../nbs/10_cli.ipynb #195ac34c
+# %% ../nbs/10_cli.ipynb #b63f46e5
+_made = 'config.json model.safetensors metrics.json history.csv ladder.json'.split()
+
 def _run_folder(out, task, name):
-    out = Path(out or f"runs/{task}-{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if (out/'config.json').exists(): raise ValueError(f"{out}: there is a run in this folder. Choose another --out, or delete it.")
+    auto = f"runs/{task}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = Path(out) if out else next(p for i in range(1, 1000) if not (p := Path(auto+(f'-{i}' if i>1 else ''))).exists())
+    if any((out/o).exists() for o in _made): raise ValueError(f"{out}: there is a run in this folder. Choose another --out, or delete it.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -51,6 +54,15 @@ def _versions():
     from importlib.metadata import version
     return dict(mnist_fast=__version__, python=sys.version.split()[0], **{o: version(o) for o in ('fastai','torch','numpy')})
 
+# %% ../nbs/10_cli.ipynb #01a01352
+def _keep(fig, path):
+    "A plot as a whole file"
+    from io import BytesIO
+    from mnist_fast.inference import _write
+    f = BytesIO()
+    fig.savefig(f)
+    _write(path.parent, {path.name: f.getvalue()})
+
 def _plots(learn, out):
     "Confusion matrix and the most costly mistakes as pictures"
     import matplotlib.pyplot as plt
@@ -60,13 +72,13 @@ def _plots(learn, out):
     *_,losses = learn.get_preds(dl=learn.dls.test, with_loss=True)
     vocab,preds,targs = learn.dls.vocab,preds.flatten(),targs.flatten()
     ConfusionMatrixDisplay.from_predictions(targs, preds, display_labels=vocab, colorbar=False)
-    plt.savefig(out/'confusion.png')
+    _keep(plt.gcf(), out/'confusion.png')
     worst = losses.flatten().argsort(descending=True)[:20]
     show_digits(learn.dls.test.dataset.x[worst], [f'{vocab[targs[i]]}, said {vocab[preds[i]]}' for i in worst], nrows=4)
-    plt.savefig(out/'mistakes.png')
+    _keep(plt.gcf(), out/'mistakes.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #64556a31
+# %% ../nbs/10_cli.ipynb #9feaa2ee
 def train(
     task:_Task='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net or cnn (default: the recipe's)
@@ -82,32 +94,41 @@ def train(
 ):
     "Train a model, test it once, and keep it in a folder"
     start = time.perf_counter()
+    _check(epochs=epochs, bs=bs)
+    if lr is not None and not 0<lr<math.inf: raise ValueError(f"--lr is {lr}. Give a number above 0.")
+    if not 0<=seed<2**32: raise ValueError(f"--seed is {seed}. Give a number from 0 to {2**32-1}.")
     from fastai.callback.progress import CSVLogger
     from mnist_fast.inference import save_model, _write
     from mnist_fast.learner import fit_recipe, plot_curves
     name = recipe or model or 'cnn'
     valid = valid if valid=='test' else _fraction(valid)
-    learn,data_s = _learner(task, recipe, model, source, bs, valid, seed, bar=not json and sys.stdout.isatty())
+    learn,data_s = _learner(task, recipe, model, source, bs, valid, seed, bar=not json and sys.stdout is not None and sys.stdout.isatty())
     learn.path = out = _run_folder(out, task, name)
     learn.logger = lambda row: print(_line(learn, row), file=sys.stderr if json else sys.stdout, flush=True)
     with learn.added_cbs(CSVLogger()): train_s = fit_recipe(learn, epochs, lr)
-    plot_curves(learn).savefig(out/'curves.png')
+    curves = plot_curves(learn)
     dls,log = learn.dls,dict(seed=seed, epochs=learn.n_epoch, lr=lr or learn.recipe['lr'], bs=learn.dls.train.bs)
     loss,acc = learn.validate(dl=dls.test)
-    _plots(learn, out)
+    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, nothing is kept. Choose a smaller --lr than {lr or learn.recipe['lr']}.")
     res = dict(task=task, source=dls.source, recipe=name, model=learn.recipe['model'], params=sum(p.numel() for p in learn.model.parameters()),
         **log, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss,
         seconds=dict(data=data_s, train=train_s, total=time.perf_counter()-start), versions=_versions())
-    _write(out/'metrics.json', dumps(res, indent=2).encode())
     save_model(learn, out, task=task, recipe=learn.recipe, source=dls.source)
+    _write(out, {'metrics.json': dumps(res, indent=2).encode()})
+    _keep(curves, out/'curves.png')
+    _plots(learn, out)
     _say(json, f"{task}, {name}: accuracy {acc:.4f}, loss {loss:.4f} on {res['n_test']} test digits ({dls.source}); "
         f"{train_s:.1f} s of training; kept in {out}", res)
+
+def _check(**kw):
+    for k,v in kw.items():
+        if v is not None and v<1: raise ValueError(f"--{k} is {v}. Give 1 or more.")
 
 def _fraction(s):
     try: return float(s)
     except ValueError: raise ValueError(f"--valid is {s!r}. Give test, or a fraction between 0 and 1.") from None
 
-# %% ../nbs/10_cli.ipynb #3d8d8937
+# %% ../nbs/10_cli.ipynb #5c8658e6
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -138,7 +159,7 @@ def predict(
         except ValueError as e:
             failed = True
             if json: print(dumps(dict(image=image, error=str(e))))
-            else: print(f"mnist_fast: {e}", file=sys.stderr)
+            else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
 # %% ../nbs/10_cli.ipynb #f37fb122
@@ -197,7 +218,7 @@ def _table(rows):
     show = lambda k,v: '' if v is None else cols.get(k, '{}').format(v)
     return pd.DataFrame([{k: show(k, r[k]) for k in ('task','rung','accuracy','accuracy_sd','n','loss','seconds','params')} for r in rows]).to_string(index=False)
 
-# %% ../nbs/10_cli.ipynb #58333640
+# %% ../nbs/10_cli.ipynb #e9a23d17
 def _ladder_plots(rows, digits, out):
     "Errors of all rungs, and the ideal digits, as pictures"
     import matplotlib.pyplot as plt
@@ -211,12 +232,12 @@ def _ladder_plots(rows, digits, out):
         ax.set(title=task, xlabel='test error, %')
         ax.margins(x=.15)
     fig.tight_layout()
-    fig.savefig(out/'ladder.png')
+    _keep(fig, out/'ladder.png')
     show_digits(PixelSimilarity().fit(digits.x, digits.y).ideals, list(range(10)), nrows=2)
-    plt.savefig(out/'ideals.png')
+    _keep(plt.gcf(), out/'ideals.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #f41f5b11
+# %% ../nbs/10_cli.ipynb #a75c7a11
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung where chance plays
@@ -242,7 +263,7 @@ def ladder(
     bar.close()
     if out:
         about = dict(command=f'mnist_fast ladder --source {source} --seeds {seeds} --seed {seed}', cores=os.cpu_count(), versions=_versions())
-        _write(folder/'ladder.json', dumps(dict(**about, rows=rows), indent=2).encode())
+        _write(folder, {'ladder.json': dumps(dict(**about, rows=rows), indent=2).encode()})
         _ladder_plots(rows, digits, folder)
     _say(json, f"{_table(rows)}\n\nTest digits: {digits.source}{f'. Plots are in {out}' if out else ''}", rows)
 
@@ -263,11 +284,15 @@ def data(
         embedded='scikit-learn digits, always there')
     _say(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
 
-# %% ../nbs/10_cli.ipynb #5c5bd4d0
+# %% ../nbs/10_cli.ipynb #f39ffb70
 commands = dict(train=train, evaluate=evaluate, predict=predict, ladder=ladder, data=data)
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message): self.exit(2, f"mnist_fast: {message}. See {self.prog} --help.\n")
+
 def _parser():
-    p = argparse.ArgumentParser('mnist_fast', description='Digits recognised: chapter 4 of the fast.ai book as a command')
+    from fastcore.script import anno_parser
+    p = _Parser('mnist_fast', description='Digits recognised: chapter 4 of the fast.ai book as a command')
     p.add_argument('--version', action='version', version=f'mnist_fast {__version__}')
     subs = p.add_subparsers(dest='command', required=True, metavar='command')
     for name,f in commands.items():
@@ -275,23 +300,55 @@ def _parser():
         subs.add_parser(name, parents=[parent], add_help=False, help=f.__doc__, description=f.__doc__, formatter_class=parent.formatter_class)
     return p
 
+# %% ../nbs/10_cli.ipynb #13429e2c
+def _fail(message, status=1):
+    if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
+    return status
+
+_stopped = 'stopped; what was written before is whole'
+
+def _stop(*args):
+    os.write(2, f'mnist_fast: {_stopped}\n'.encode())
+    os._exit(130)
+
+# %% ../nbs/10_cli.ipynb #9dfe145f
+def _import(f):
+    "Import what the command `f` needs"
+    is_main = threading.current_thread() is threading.main_thread()
+    old = signal.signal(signal.SIGINT, _stop) if is_main else None
+    try:
+        for o in ['inference'] if f is predict else ['data','learner','inference']: import_module(f'mnist_fast.{o}')
+    finally:
+        if is_main: signal.signal(signal.SIGINT, old)
+
+def _mute(status):
+    "Let nothing more go to a standard output that takes nothing"
+    try: sys.stdout and sys.stdout.flush()
+    except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
+
+def _run(argv):
+    args = vars(_parser().parse_args(argv))
+    f = commands[args.pop('command')]
+    warnings.filterwarnings('ignore')
+    os.environ['MPLBACKEND'] = 'agg'
+    _import(f)
+    try: return f(**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
+    finally:
+        if sys.stdout: sys.stdout.flush()
+
+# %% ../nbs/10_cli.ipynb #cb271b7d
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
     "Run a command"
-    args = vars(_parser().parse_args(argv))
-    f = commands[args.pop('command')]
-    warnings.filterwarnings('ignore', category=FutureWarning)
-    os.environ.setdefault('MPLBACKEND', 'agg')
-    try: return f(**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
-    except KeyboardInterrupt: return _fail('stopped; what was written before is whole', 130)
-    except BrokenPipeError: return 141
-    except (ValueError, OSError) as e: return _fail(e)
+    for o in filter(None, (sys.stdout, sys.stderr)):
+        if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
+    try: return _run(argv)
+    except KeyboardInterrupt: return _fail(_stopped, 130)
+    except BrokenPipeError: return _mute(141)
+    except (ValueError, OSError) as e: return _mute(_fail(e))
     except Exception as e: return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
-
-def _fail(message, status=1):
-    print(f'mnist_fast: {message}', file=sys.stderr)
-    return status
 
 # %% ../nbs/10_cli.ipynb #3191f754
 if __name__=='__main__': sys.exit(main())

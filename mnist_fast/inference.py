@@ -3,12 +3,12 @@
 # %% auto #0
 __all__ = ['digit_image', 'save_model', 'load_model', 'DigitModel']
 
-# %% ../nbs/09_inference.ipynb #285f4917
+# %% ../nbs/09_inference.ipynb #2d893e05
 import hashlib, io, json, os, torch
 import numpy as np
 from pathlib import Path
-from fastcore.xtras import atomic_save
-from PIL import Image, ImageOps
+from tempfile import NamedTemporaryFile
+from PIL import Image, ImageOps, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load as st_load, save as st_save
 from torch import nn, Tensor
@@ -16,18 +16,40 @@ from torch import nn, Tensor
 from . import __version__
 from .model import mnist_model
 
-# %% ../nbs/09_inference.ipynb #a3ffd63f
-def _open(image):
-    try:
-        img = Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-        img.load()
-        return img
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        name = f'{len(image)} bytes' if isinstance(image, bytes) else image
-        raise ValueError(f"{name}: not a picture that can be read ({getattr(e,'strerror',None) or e}). Give a PNG, JPEG or the like.") from None
+# %% ../nbs/09_inference.ipynb #4ac5836c
+def _on(image, paper):
+    "Floats 0 to 1 of `image` laid on `paper`"
+    if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, paper), image.convert('RGBA'))
+    return np.asarray(image.convert('L'))/255
 
+def _pixels(image):
+    "Floats 0 to 1, `[H,W]`, of a PIL image"
+    if 0 in image.size: raise ValueError("it has no pixels")
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in 'IF':
+        x = np.asarray(image, dtype=float)
+        if not np.isfinite(x).all(): raise ValueError("some pixels are not numbers")
+        return (x-min(x.min(), 0))/max(x.max()-min(x.min(), 0), 1e-9)
+    x = _on(image, 'white')
+    return x if np.ptp(x)>=.1 else _on(image, 'black')
+
+def _read(image):
+    "A PIL image, path or bytes as floats 0 to 1; whatever Pillow raises becomes one `ValueError`"
+    try:
+        if isinstance(image, Image.Image): return _pixels(image)
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as im: return _pixels(im)
+    except Exception as e:
+        name = 'The image' if isinstance(image, Image.Image) else f'{len(image)} bytes' if isinstance(image, bytes) else image
+        why = 'of no kind that is known' if isinstance(e, UnidentifiedImageError) else (getattr(e, 'strerror', None) or str(e) or type(e).__name__).strip('. ')
+        raise ValueError(f"{name}: not a picture that can be read ({why}). Give a PNG, JPEG or the like.") from None
+
+# %% ../nbs/09_inference.ipynb #4a2980ea
 def _from_array(x):
-    x = np.asarray(x.detach().cpu() if isinstance(x, Tensor) else x)
+    try:
+        if isinstance(x, Tensor): x = (x.detach().float() if x.is_floating_point() else x).cpu()
+        x = np.asarray(x)
+    except Exception as e: raise ValueError(f"A {type(x).__name__} that is not one picture ({e}). Give an array of numbers, bytes or a path.") from None
+    if x.dtype.kind not in 'biuf': raise ValueError(f"{x.dtype} is no type for a picture. Give integers 0 to 255 or floats 0 to 1.")
     if x.shape in ((784,),(1,784)): x = x.reshape(28,28)
     if x.ndim==3 and x.shape[0] in (1,3,4) and x.shape[2] not in (3,4): x = x.transpose(1,2,0)
     if x.ndim==3 and x.shape[2]==1: x = x[...,0]
@@ -38,30 +60,19 @@ def _from_array(x):
     if not (x.min()>=0 and x.max()<=top): raise ValueError(f"Pixels go from {x.min()} to {x.max()}. Give integers 0 to 255 or floats 0 to 1.")
     return Image.fromarray((x*(255/top)).round().astype(np.uint8))
 
-def _gray(image):
-    "Floats 0 to 1, `[H,W]`"
-    if isinstance(image, (str,Path,bytes)): image = _open(image)
-    elif not isinstance(image, Image.Image): image = _from_array(image)
-    image = ImageOps.exif_transpose(image)
-    if image.mode[0] in 'IF':
-        x = np.asarray(image, dtype=float)
-        return (x-x.min())/max(x.max()-x.min(), 1e-9)
-    if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
-    return np.asarray(image.convert('L'))/255
-
-# %% ../nbs/09_inference.ipynb #b568a220
+# %% ../nbs/09_inference.ipynb #ab35e10c
 def _box(ink):
     rows,cols = (np.flatnonzero(ink.any(a)) for a in (1,0))
     return rows[0],rows[-1]+1,cols[0],cols[-1]+1
 
-def _shift(ink): return [round(14-(ink.sum(1-a)*np.arange(ink.shape[a])).sum()/ink.sum()) for a in (0,1)]
+def _off(ink): return [14-(ink.sum(1-a)*np.arange(ink.shape[a])).sum()/ink.sum() for a in (0,1)]
 
 def _is_framed(x):
-    if x.shape!=(28,28) or not x.any(): return False
+    if x.shape!=(28,28) or x.max()<.1: return False
     t,b,l,r = _box(x>0)
-    return max(b-t, r-l)<=20 and _shift(x)==[0,0]
+    return max(b-t, r-l) in (19,20) and max(map(abs, _off(x)))<.55
 
-# %% ../nbs/09_inference.ipynb #9d0a49e4
+# %% ../nbs/09_inference.ipynb #4ef4fdc1
 def _ink(x):
     paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
     ink = np.abs(x-paper)
@@ -73,27 +84,42 @@ def digit_image(
     image:str|Path|bytes|Image.Image|np.ndarray|Tensor, # path, a file's bytes, PIL image, array or tensor of one picture
 )->Tensor: # float32 `[28,28]`, 0 to 1
     "A picture of one digit, dark on light or light on dark, framed as MNIST frames it"
-    x = _gray(image)
+    x = _read(image if isinstance(image, (str,Path,bytes,Image.Image)) else _from_array(image))
     if _is_framed(x): return torch.tensor(x, dtype=torch.float32)
     ink = _ink(x)
     t,b,l,r = _box(ink>0)
     scale = 20/max(b-t, r-l)
     size = [max(1, round((r-l)*scale)),max(1, round((b-t)*scale))]
-    small = np.asarray(Image.fromarray((ink[t:b,l:r]*255).round().astype(np.uint8)).resize(size, Image.Resampling.LANCZOS))/255
+    small = np.asarray(Image.fromarray(ink[t:b,l:r].astype(np.float32)).resize(size, Image.Resampling.LANCZOS)).clip(0, 1)
+    if small.max()<.01: raise ValueError("There is no digit in the picture: only specks. Give one digit, near and alone.")
     res = np.zeros((28,28))
     res[4:4+size[1],4:4+size[0]] = small/small.max()
-    return torch.tensor(np.roll(res, np.clip(_shift(res), -4, 4), (0,1)), dtype=torch.float32)
+    shift = [min(max(round(o), -4), 24-n) for o,n in zip(_off(res), small.shape)]
+    return torch.tensor(np.roll(res, shift, (0,1)), dtype=torch.float32)
 
-# %% ../nbs/09_inference.ipynb #bf49fa48
+# %% ../nbs/09_inference.ipynb #9dd3185a
 _format = 'mnist_fast model, version 1'
 
-def _write(path, data):
+def _write(folder, files):
+    "Write `files`, bytes by name, all of them beside their places first: a failure changes nothing"
+    folder,tmps = Path(folder),{}
+    path = folder
     try:
-        with atomic_save(path) as f:
-            f.write(data)
-            f.flush()
-            os.chmod(f.name, 0o644)
-    except OSError as e: raise OSError(f"{path}: cannot be written ({e.strerror or e}). Free some space, or choose another folder.") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        for name,data in files.items():
+            path = folder/name
+            if path.is_dir(): raise IsADirectoryError(0, 'a folder is in its place')
+            with NamedTemporaryFile(dir=folder, prefix=f'.{name}.', delete=False) as f:
+                tmps[f.name] = path
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+                os.chmod(f.name, 0o644)
+        for tmp in list(tmps): os.replace(tmp, tmps.pop(tmp))
+    except OSError as e:
+        raise OSError(f"{path}: cannot be written ({e.strerror or e}). Free some space, or choose another folder.") from None
+    finally:
+        for tmp in tmps: Path(tmp).unlink(missing_ok=True)
 
 def save_model(
     learn, # a `Learner`, or a model, made by `mnist_model`
@@ -103,17 +129,20 @@ def save_model(
     "Write `model.safetensors` and `config.json`, each as a whole; raises `ValueError` for a model that can't be made by name"
     model,folder = getattr(learn, 'model', learn),Path(folder)
     if not hasattr(model, 'config'): raise ValueError("This model can't be made again by name. Make it with mnist_model, after adding it to the registry.")
-    weights = st_save({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()})
+    if model.config.get('n_out') not in (1,10): raise ValueError(f"The model has n_out={model.config.get('n_out')}. Only 1 and 10 can be saved.")
+    weights = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
+    if not all(w.isfinite().all() for w in weights.values()): raise ValueError("Some weights are not numbers. Train the model again, with a lower learning rate.")
+    weights = st_save(weights)
     config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(weights).hexdigest(), **info)
-    _write(folder/'model.safetensors', weights)
-    _write(folder/'config.json', json.dumps(config, indent=2).encode())
+    _write(folder, {'model.safetensors': weights, 'config.json': json.dumps(config, indent=2).encode()})
 
-# %% ../nbs/09_inference.ipynb #f8178b92
+# %% ../nbs/09_inference.ipynb #6b538247
 def _read_config(folder):
     path = folder/'config.json'
     try: config = json.loads(path.read_bytes())
-    except FileNotFoundError: raise ValueError(f"{folder}: there is no model here (no config.json). Name a folder that save_model wrote.") from None
-    except (OSError, ValueError) as e: raise ValueError(f"{path}: cannot be read ({e}). Save the model again.") from None
+    except (FileNotFoundError, NotADirectoryError): raise ValueError(f"{folder}: there is no model here (no config.json). Name a folder that save_model wrote.") from None
+    except (OSError, ValueError, RecursionError) as e:
+        raise ValueError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e}). Save the model again.") from None
     if not isinstance(config, dict) or config.get('format')!=_format:
         raise ValueError(f"{path}: not a model of this package ({_format!r}). Name a folder that save_model wrote.")
     if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
@@ -140,11 +169,15 @@ def load_model(
         with torch.device('meta'): model = mnist_model(**config['model'])
         model.load_state_dict(weights, assign=True)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
-        raise ValueError(f"{folder}: weights and config.json do not fit each other ({str(e).splitlines()[0]}). Save the model again.") from None
+        why = (str(e).splitlines()[1:] or [str(e)])[0].strip().rstrip('.')
+        raise ValueError(f"{folder}: weights and config.json do not fit each other ({why}). Save the model again.") from None
+    model = model.float()
+    weights = model.state_dict()
+    if any(w.is_complex() for w in weights.values()): raise ValueError(f"{folder}: some weights are complex numbers. Save the model again.")
     if not all(w.isfinite().all() for w in weights.values()): raise ValueError(f"{folder}: some weights are not numbers. Train the model again.")
-    return DigitModel(model.float(), config)
+    return DigitModel(model, config)
 
-# %% ../nbs/09_inference.ipynb #24bdb5a5
+# %% ../nbs/09_inference.ipynb #dcb57917
 class DigitModel:
     "A trained model and what it was made from"
     def __init__(self,
@@ -161,7 +194,9 @@ class DigitModel:
     )->Tensor: # `[B,classes]`, each row adds up to 1
         "Probability of each of `classes`"
         out = self.model(x.flatten(1))
-        return torch.cat([out,-out], 1).sigmoid() if self.n_out==1 else out.softmax(1)
+        p = torch.cat([out,-out], 1).sigmoid() if self.n_out==1 else out.softmax(1)
+        if not p.isfinite().all(): raise ValueError("The model's answer is no number. Train the model again.")
+        return p
 
     def predict(self,
         image:str|Path|bytes|Image.Image|np.ndarray|Tensor # one picture, as for `digit_image`

@@ -74,7 +74,7 @@ def mnist_learner(
     "A `Learner` for all ten digits"
     return _learner(dls, 'full', recipe, model, accuracy, seed, kwargs)
 
-# %% ../nbs/06_learner.ipynb #342c370d
+# %% ../nbs/06_learner.ipynb #fd4ec547
 def recipe_bs(
     recipe:dict, # a row of `recipes`
     n:int # training items
@@ -90,7 +90,8 @@ def fit_recipe(
     "Fit as the recipe says"
     r,start = learn.recipe,time.perf_counter()
     epochs,lr = ifnone(epochs, r['epochs']),ifnone(lr, r['lr'])
-    if epochs<1 or lr<=0: raise ValueError(f"epochs is {epochs} and lr is {lr}. Give 1 or more, and a number above 0.")
+    if epochs<1: raise ValueError(f"epochs is {epochs}. Give 1 or more.")
+    if not 0<lr<float('inf'): raise ValueError(f"lr is {lr}. Give a number above 0.")
     getattr(learn, r['schedule'])(epochs, lr)
     return time.perf_counter()-start
 

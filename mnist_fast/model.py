@@ -3,7 +3,8 @@
 # %% auto #0
 __all__ = ['registry', 'Pixels', 'linear', 'simple_net', 'cnn', 'mnist_model']
 
-# %% ../nbs/04_model.ipynb #35843d3e
+# %% ../nbs/04_model.ipynb #d69c27be
+from inspect import signature
 from torch import nn
 
 # %% ../nbs/04_model.ipynb #8d7fcce3
@@ -50,7 +51,7 @@ def cnn(
     convs = [*_conv(1, width, 5), *_conv(width, 2*width), *_conv(2*width, 4*width)]
     return nn.Sequential(Pixels(1, 28, 28, mean=.1307, std=.3081), *convs, nn.Flatten(), nn.Linear(64*width, n_out))
 
-# %% ../nbs/04_model.ipynb #2dbebf98
+# %% ../nbs/04_model.ipynb #755d2f2a
 registry = {f.__name__: f for f in (linear, simple_net, cnn)}
 
 def mnist_model(
@@ -61,5 +62,7 @@ def mnist_model(
     if name not in registry: raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(registry)}.")
     try: model = registry[name](**kwargs)
     except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"{name} cannot be made with {kwargs}: {e}") from None
-    model.config = dict(name=name, **kwargs)
+    bound = signature(registry[name]).bind(**kwargs)
+    bound.apply_defaults()
+    model.config = dict(name=name, **bound.arguments)
     return model

@@ -43,12 +43,10 @@ def go(*args, pre=(), **kw):
     kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120), **kw, 'env': {**env, **kw.get('env', {})}}
     return subprocess.run([*pre, cmd, *args], **kw)
 
-def train(out, args, **kw): return lambda d,job: go('train', '--source', 'digits', '--out', out, *args.split(), cwd=d, **kw)
-
-def after(name, *args, **kw):
+def run(args, *more, need=None, **kw):
     def f(d, job):
-        job(name)
-        return go(*args, cwd=d, **kw)
+        if need: job(need)
+        return go(*args.split(), *more, cwd=d, **kw)
     return f
 
 def in_pty(d, job):
@@ -66,18 +64,14 @@ def in_pty(d, job):
     os.close(main)
     return p.wait(), res.decode()
 
-def gone(*args, **kw):
-    "A reader that has left before the first word"
+def mute(kind, args):
+    "With a stdout that takes nothing: a reader who has left, or a full disk"
     def f(d, job):
-        r,w = os.pipe()
+        job('a')
+        r,w = os.pipe() if kind=='pipe' else (os.open('/dev/null', os.O_RDONLY),os.open('/dev/full', os.O_WRONLY))
         os.close(r)
-        try: return go(*args, cwd=d, capture_output=False, stdout=w, stderr=subprocess.PIPE, **kw)
+        try: return go(*args.split(), cwd=d, capture_output=False, stdout=w, stderr=-1)
         finally: os.close(w)
-    return f
-
-def full(*args, **kw):
-    def f(d, job):
-        with open('/dev/full', 'w') as o: return go(*args, cwd=d, capture_output=False, stdout=o, stderr=subprocess.PIPE, **kw)
     return f
 
 def stop(when, wait=0.):
@@ -101,19 +95,19 @@ def stop(when, wait=0.):
     return f
 
 stops = [('_ssl',0.), ('libtorch_cpu',0.), *(('libtorch_python',o) for o in (.2,.5,.9)), ('sklearn',0.), ('line',.1), ('curves.png',0.)]
-a,b = '--task 3v7 --recipe linear --epochs 2 --seed 1','--task full --recipe cnn --epochs 1 --seed 1'
-predict = 'predict --model a seven.png é.png'.split()
-jobs = dict(a=train('a', a), b=train('b', b+' --json'), ladder=lambda d,
-    job: go(*'ladder --source digits --seeds 1 --json --out lad'.split(), cwd=d), tty=in_pty,
-    a2=train('a2', a+' --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=train('b2', b),
-    eval_a=after('a', *'evaluate a --source digits --json'.split()), eval_b=after('b', *'evaluate b --source digits'.split()),
-    ascii=after('a', *predict, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', env=dict(PYTHONIOENCODING='ascii')),
-    json=after('a', *predict, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json'), pipe_predict=gone(*predict),
-    pipe_help=gone('--help'), pipe_train=gone('train', '--source', 'digits', '--out', 'p', *a.split()), full_help=full('--help'),
-    full_predict=full(*predict, '--json'), disk=train('disk', a, pre=('sh', '-c', 'ulimit -f 12; exec "$0" "$@"')),
-    **{f'stop-{w}-{t}': stop(w, t) for w,t in stops})
-to_mnist = 'train --task 3v7 --recipe linear --source mnist --out mnist'.split()
-if mnist: jobs['mnist'] = lambda d,job: go(*to_mnist, cwd=d, env=dict(MNIST_FAST_DATA=mnist))
+a = 'train --source digits --task 3v7 --recipe linear --epochs 2 --seed 1 --out'
+b = 'train --source digits --task full --recipe cnn --epochs 1 --seed 1 --out'
+ask = 'predict --model a seven.png é.png'
+muted = dict(pipe_help=('pipe','--help'), full_help=('full','--help'), pipe_predict=('pipe',ask), pipe_train=('pipe',f'{a} p'))
+muted |= dict(full_predict=('full',f'{ask} --json'))
+jobs = dict(a=run(f'{a} a'), b=run(f'{b} b --json'), ladder=run('ladder --source digits --seeds 1 --json --out lad'), tty=in_pty)
+jobs |= dict(a2=run(f'{a} a2 --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=run(f'{b} b2'))
+jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'), eval_b=run('evaluate b --source digits', need='b'))
+jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json', need='a'))
+jobs |= dict(ascii=run(ask, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', need='a', env=dict(PYTHONIOENCODING='ascii')))
+jobs |= dict(disk=run(f'{a} disk', pre=('sh', '-c', 'ulimit -f 12; exec "$0" "$@"')))
+jobs |= {k: mute(*o) for k,o in muted.items()} | {f'stop-{w}-{t}': stop(w, t) for w,t in stops}
+if mnist: jobs['mnist'] = run('train --task 3v7 --recipe linear --source mnist --out mnist', env=dict(MNIST_FAST_DATA=mnist))
 
 @pytest.fixture(scope='module')
 def dir(tmp_path_factory):
@@ -272,7 +266,7 @@ def test_ctrl_c(job, w, t):
     if (out/'config.json').exists(): load_model(out)
     assert not out.exists() or set(snap(out))<=set(files)
 
-@each('k', ['pipe_help','pipe_predict','pipe_train','full_help','full_predict'])
+@each('k', muted)
 def test_closed_pipe(job, k):
     res = job(k)
     assert not re.search('Traceback|Exception|Errno', res.stderr), res.stderr
@@ -304,20 +298,48 @@ def status(*args):
     except SystemExit as e: return e.code
 
 t = 'train --source digits --task 3v7 --recipe linear --epochs 1'
-wrong = {'train --source digits --recipe nope': ['nope','linear, simple_net, cnn'],
-    'train --source digits --model nope': ['nope','linear, simple_net, cnn'], 'train --source digits --task nope': ['nope','3v7','full'],
-    f'{t} --epochs 0': ['epochs','0','1 or more'], f'{t} --epochs -1': ['epochs'], f'{t} --epochs x': ['epochs','x'],
-    f'{t} --lr -1': ['lr','-1','above 0'], f'{t} --lr 0': ['lr'], f'{t} --lr nan': ['lr','nan'], f'{t} --lr inf': ['lr','inf'],
-    f'{t} --bs 0': ['bs|batch size','0','1 or more'], f'{t} --bs -8': ['bs|batch size'], f'{t} --valid 2': ['valid','2','between 0 and 1'],
-    f'{t} --valid 0': ['valid'], f'{t} --valid 1': ['valid'], f'{t} --valid x': ['valid','x'], f'{t} --valid nan': ['valid'],
-    f'{t} --valid .001': ['valid','0.001'], f'{t} --seed {10**23}': ['seed'], f'{t} --seed x': ['seed'],
-    'train --source /none': ['/none','no such folder'], f'{t} --out file': ['file'], f'{t} --out file/below': ['file/below'],
-    f'{t} --no-such': ['no-such'], f'{t} --out /proc/none': ['/proc/none'], 'evaluate none': ['none','no model|no such'],
-    'evaluate file': ['file','not a folder|no model'], 'evaluate .': ['no model'], 'evaluate': ['run'], 'predict x.png': ['--model'],
-    'predict --model .': ['images'], 'predict x.png --model none': ['none','no model|no such'],
-    'ladder --source digits --seeds 0': ['seeds','0','1 or more'], 'ladder --source digits --seeds -3': ['seeds'],
-    'ladder --source digits --out file': ['file'], 'ladder --source /none': ['/none'], '': ['command'], 'nope': ['nope','train'],
-    'data x': ['x']}
+wrong = '''
+train --source digits --recipe nope; nope; linear, simple_net, cnn
+train --source digits --model nope; nope; linear, simple_net, cnn
+train --source digits --task nope; nope; 3v7; full
+train --source /none; /none; no such folder
+TRAIN --epochs 0; epochs; 0; 1 or more
+TRAIN --epochs -1; epochs; -1
+TRAIN --epochs x; epochs; x
+TRAIN --lr -1; lr; -1; above 0
+TRAIN --lr 0; lr; 0
+TRAIN --lr nan; lr; nan
+TRAIN --lr inf; lr; inf
+TRAIN --bs 0; bs|batch size; 0; 1 or more
+TRAIN --bs -8; bs|batch size; -8
+TRAIN --valid 2; valid; 2; between 0 and 1
+TRAIN --valid 0; valid; 0
+TRAIN --valid 1; valid; 1
+TRAIN --valid nan; valid; nan
+TRAIN --valid x; valid; x
+TRAIN --valid .001; valid; 0.001
+TRAIN --seed 99999999999999999999999; seed
+TRAIN --seed x; seed; x
+TRAIN --out file; file
+TRAIN --out file/below; file/below
+TRAIN --out /proc/none; /proc/none
+TRAIN --no-such; no-such
+evaluate; run
+evaluate none; none; no model|no such
+evaluate file; file; not a folder|no model
+evaluate .; no model
+predict x.png; --model
+predict --model .; images
+predict x.png --model none; none; no model|no such
+ladder --source digits --seeds 0; seeds; 0; 1 or more
+ladder --source digits --seeds -3; seeds; -3
+ladder --source digits --out file; file
+ladder --source /none; /none
+data x; x
+nope; nope; train
+; command
+'''.replace('TRAIN', t)
+wrong = {k: w for k,*w in (o.split('; ') for o in wrong.strip('\n').split('\n'))}
 
 @each('args,words', wrong.items(), ids=wrong)
 def test_wrong(here, capsys, args, words):

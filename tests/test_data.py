@@ -353,10 +353,10 @@ def _tensors(**kw): return dict(zip(Digits._fields, made[:4]))|kw
 def _raw(f): return lambda p: p.write_bytes(f(p.read_bytes()))
 def _with(**kw): return lambda p: save_file(dict(zip(Digits._fields, made[:4]))|kw, p)
 damage = {'truncated': _raw(lambda b: b[:-1]), 'header only': _raw(lambda b: b[:50]), 'empty': _raw(lambda b: b''),
-    'html': _raw(lambda b: b'<html>'), 'garbage': _raw(lambda b: bytes(range(256))*99), 'zeros': _raw(lambda b: b[:9000]+bytes(99)+b[9099:]),
-    'wrong keys': lambda p: save_file(dict(a=made.x), p), 'floats': _with(x=made.x.float()), 'counts': _with(y=made.y[1:]),
-    'labels': _with(y_test=made.y_test+9), 'no items': _with(x=made.x[:0], y=made.y[:0]), 'scalar': _with(y=tensor(1)),
-    'columns': _with(y=made.y[:,None]), 'small images': _with(x=_mk(40,20)[0])}
+    'html': _raw(lambda b: b'<html>'), 'garbage': _raw(lambda b: bytes(range(256))*99), 'zeros': _raw(lambda b: b[:-99]+bytes(99)),
+    'wrong keys': lambda p: save_file(dict(a=made.x), p), 'floats': _with(x=made.x.float()), 'bfloats': _with(x=made.x.bfloat16()),
+    'counts': _with(y=made.y[1:]), 'labels': _with(y_test=made.y_test+9), 'no items': _with(x=made.x[:0], y=made.y[:0]),
+    'scalar': _with(y=tensor(1)), 'columns': _with(y=made.y[:,None]), 'small images': _with(x=_mk(40,20)[0])}
 
 @each('f', [*damage.values()], ids=damage)
 def test_damaged_cache(web, f, capfd, monkeypatch):
@@ -424,8 +424,9 @@ def test_locked(web):
         _bad(cache_file(), 'another program', download_mnist, web.url('good'), timeout=.2)
     assert _same(download_mnist(web.url('good')))
 
-def test_str_path(web, tmp_path):
-    p = str(tmp_path/'a'/'mnist.safetensors')
+@each('name', ['mnist.safetensors','mnist','mnist.tmp','mnist.lock'])
+def test_str_path(web, tmp_path, name):
+    p = str(tmp_path/'a'/name)
     assert read_cache(p) is None and _same(download_mnist(web.url('good'), p)) and _same(read_cache(p))
 
 def _child(url, path, go=None, die=False):
@@ -532,7 +533,7 @@ def test_floats(dtype):
     x = torch.linspace(0, 1, 12).to(dtype).view(4,3)
     assert torch.equal(TensorDL(x).one_batch()[0], x)
 
-@each('x', [_items(9).float(), _items(9).int(), _items(9)-1., torch.full((2,2), float('nan')), _items(0), []])
+@each('x', [_items(9).float(), _items(9).int(), torch.linspace(-1, 1, 9), torch.full((2,2), float('nan')), _items(0), []])
 def test_refused(x):
     with pytest.raises(ValueError, match='Give'): TensorDL(x)
 
@@ -591,7 +592,8 @@ def test_learner(f, n, loss):
     for max_n in 1, 4:
         learn.show_results(max_n=max_n, shuffle=False)
         assert [o.get_title() for o in plt.gcf().axes if o.images]==[f"{vocab[int(a)]} / {'3' if n==1 else '0'}" for a in y[:max_n]]
-    dls.show_batch(max_n=2)
+    dls.valid.show_batch(max_n=5)
+    assert [o.get_title() for o in plt.gcf().axes if o.images]==[vocab[int(a)] for a in y[:5]]
     plt.close('all')
 
 def test_show_digits():
