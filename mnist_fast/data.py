@@ -68,12 +68,12 @@ class Digits(NamedTuple):
 
     def __repr__(self): return f"Digits({len(self.y)} train, {len(self.y_test)} test, from {self.source})"
 
-# %% ../nbs/00_data.ipynb #3e4edfc7
+# %% ../nbs/00_data.ipynb #0328dee1
 def _checked(x, y, name, y_name=None):
-    if x.dim()!=3 or y.dim()!=1 or not len(x): raise DataError(f"{name}: images are {[*x.shape]}, labels {[*y.shape]}. Give [N,28,28] and [N].")
+    if x.dim()!=3 or y.dim()!=1 or not len(x): raise DataError(f"{name}: images are {[*x.shape]}, labels {[*y.shape]}. Give images [N,28,28] and labels [N].")
     if len(x)!=len(y): raise DataError(f"{name}: {len(x)} images but {len(y)} labels. Use images and labels of the same set.")
     if x.shape[1:]!=(28,28): raise DataError(f"{name}: images of {x.shape[2]} by {x.shape[1]} pixels. Scale them to 28 by 28.")
-    if y.max()>9: raise DataError(f"{y_name or name}: a label is {y.max()}. Use labels from 0 to 9.")
+    if y.min()<0 or y.max()>9: raise DataError(f"{y_name or name}: a label is {y.min() if y.min()<0 else y.max()}. Use labels from 0 to 9.")
     return x,y
 
 # %% ../nbs/00_data.ipynb #a5797302
@@ -213,7 +213,7 @@ def _get_idx(url, end):
     if hashlib.md5(data, usedforsecurity=False).hexdigest()!=md5: raise DataError('is not the official file (its MD5 sum differs)')
     return _parse_idx(io.BytesIO(data), ndim)
 
-# %% ../nbs/00_data.ipynb #7751c405
+# %% ../nbs/00_data.ipynb #dcc97376
 def cache_file()->Path:
     "Where a download is kept: `mnist_fast/mnist.safetensors` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)"
     return xdg_cache_home()/'mnist_fast'/'mnist.safetensors'
@@ -228,18 +228,18 @@ def read_cache(
     try:
         if not path.exists(): return
         with safe_open(path, 'pt') as f: d,crc = [f.get_tensor(k) for k in Digits._fields[:4]],(f.metadata() or {}).get('crc32')
-    except (OSError, SafetensorError) as e: raise DataError(f"{path}: damaged ({getattr(e, 'strerror', None) or e}). Fetch MNIST again.") from None
-    if crc!=_crc(d): raise DataError(f"{path}: damaged (its checksum differs). Fetch MNIST again.")
+    except (OSError, SafetensorError) as e: raise DataError(f"{path}: damaged ({getattr(e, 'strerror', None) or e}). Fetch MNIST again with mnist_fast data --fetch.") from None
+    if crc is None or crc!=_crc(d): raise DataError(f"{path}: damaged (its checksum differs). Fetch MNIST again with mnist_fast data --fetch.")
     return Digits(*d, f'MNIST, cached in {path}')
 
-# %% ../nbs/00_data.ipynb #06f25807
+# %% ../nbs/00_data.ipynb #f148cba5
 def _fetch(urls, timeout):
-    urls = [u.rstrip('/')+'/' for u in urls]
-    up,end = _reachable(urls),time.monotonic()+timeout
-    if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or name a folder that holds MNIST.")
+    urls = [u.rstrip('/')+'/' for u in ([urls] if isinstance(urls, str) else urls)]
+    up,end = _reachable(urls, min(4, timeout)),time.monotonic()+timeout
+    if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or set MNIST_FAST_DATA to a folder that holds MNIST.")
     return [_first(up, f'{f}.gz', end) for f in _files]
 
-# %% ../nbs/00_data.ipynb #f03f0428
+# %% ../nbs/00_data.ipynb #f7ceba84
 def _by(end, f, *args):
     "What `f` gives by the time `end`; where it takes longer, its thread is left behind"
     res = Future()
@@ -259,9 +259,9 @@ def _first(urls, name, end):
         try: return _by(until, _get_idx, url, until)
         except Exception as e: why.append(f'{url} {e}')
         urls.append(urls.pop(0))
-    raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or name a folder that holds MNIST.")
+    raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or set MNIST_FAST_DATA to a folder that holds MNIST.")
 
-# %% ../nbs/00_data.ipynb #ca383102
+# %% ../nbs/00_data.ipynb #a819906e
 def download_mnist(
     urls:list|None=None, # addresses of folders with the four packed files, tried in turn; by default `mirrors`
     path:Path|None=None, # cache file to write, by default `cache_file()`
@@ -271,11 +271,11 @@ def download_mnist(
     path = Path(path or cache_file())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix('.lock'), timeout=timeout):
+        with FileLock(path.with_name(path.name+'.lock'), timeout=timeout):
             with suppress(DataError):
                 if d := read_cache(path): return d
             d = _fetch(urls or mirrors, timeout)
-            tmp = path.with_suffix('.tmp')
+            tmp = path.with_name(path.name+'.tmp')
             try:
                 tmp.write_bytes(st_save(dict(zip(Digits._fields, d)), dict(crc32=_crc(d))))
                 tmp.replace(path)
@@ -284,7 +284,7 @@ def download_mnist(
     except Timeout: raise DataError(f"{path}: another program has held its lock for {timeout:.0f} s. Stop that one, or try again.") from None
     except OSError as e: raise DataError(f"{path}: MNIST cannot be kept there: {e.strerror or e}. Free some space, or set XDG_CACHE_HOME.") from None
 
-# %% ../nbs/00_data.ipynb #629bc23f
+# %% ../nbs/00_data.ipynb #de66e22a
 def get_digits(
     source:str|Path|Digits='auto' # 'auto', 'mnist', 'digits', a folder, or digits that are loaded already
 )->Digits:
@@ -294,7 +294,7 @@ def get_digits(
     if source not in ('auto','mnist'): return read_folder(source)
     if folder := os.environ.get('MNIST_FAST_DATA'):
         try: return read_folder(folder)
-        except DataError as e: raise DataError(f"MNIST_FAST_DATA is {folder}, but {e}") from None
+        except DataError as e: raise DataError(f"MNIST_FAST_DATA is {folder}, but {e} Set it to a folder that holds MNIST, or unset it.") from None
     try:
         with suppress(DataError):
             if d := read_cache(): return d
@@ -304,7 +304,7 @@ def get_digits(
         print(f"Using scikit-learn's 1,797 digits, not MNIST. {e}", file=sys.stderr)
         return embedded_digits()
 
-# %% ../nbs/00_data.ipynb #e95ddf9a
+# %% ../nbs/00_data.ipynb #fc6df972
 class TensorDS:
     "Images and labels in memory: index it with a position, a slice or a tensor of positions"
     def __init__(self,
@@ -316,7 +316,7 @@ class TensorDS:
         if y is not None and len(x)!=len(y): raise ValueError(f"There are {len(x)} images but {len(y)} labels. Give one label an image.")
         if x.dtype!=torch.uint8 and not (x.is_floating_point() and 0<=x.min() and x.max()<=1):
             raise ValueError(f"Images are {x.dtype} from {x.min()} to {x.max()}. Give uint8 from 0 to 255 or floats from 0 to 1.")
-        self.x,self.y = x,y
+        self.x,self.y = x,y if y is None or isinstance(y, Tensor) else tensor(y)
 
     def __len__(self): return len(self.x)
     def __getitem__(self, i):
