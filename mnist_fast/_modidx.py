@@ -39,6 +39,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mnist_fast.cli._stop': ('cli.html#_stop', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._table': ('cli.html#_table', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._versions': ('cli.html#_versions', 'mnist_fast/cli.py'),
+                                'mnist_fast.cli._why': ('cli.html#_why', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.data': ('cli.html#data', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.evaluate': ('cli.html#evaluate', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.ladder': ('cli.html#ladder', 'mnist_fast/cli.py'),

@@ -21,7 +21,7 @@ def _line(learn, row):
     "One epoch in words"
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-# %% ../nbs/10_cli.ipynb #480d8f25
+# %% ../nbs/10_cli.ipynb #db0e5f3e
 def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     "Loaders and learner for a task, and the seconds that the data took"
     from fastai.callback.progress import ProgressCallback
@@ -32,18 +32,20 @@ def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     mk_dls,mk_learner = (three_seven_dls,three_seven_learner) if task=='3v7' else (mnist_dls,mnist_learner)
     start,digits = time.perf_counter(),get_digits(source)
     dls = mk_dls(digits, bs=r['bs'] if bs is None else bs, valid=valid, seed=seed)
-    if bs is None: dls = mk_dls(digits, bs=recipe_bs(r, len(dls.train_ds)), valid=valid, seed=seed)
+    if bs is None:
+        bs = recipe_bs(r, len(dls.train_ds))
+        r,dls = dict(r, bs=bs, lr=r['lr']*(bs/r['bs'])**.5),mk_dls(digits, bs=bs, valid=valid, seed=seed)
     data_s,learn = time.perf_counter()-start,mk_learner(dls, r, seed=seed)
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,data_s
 
-# %% ../nbs/10_cli.ipynb #b63f46e5
+# %% ../nbs/10_cli.ipynb #efbd625c
 _made = 'config.json model.safetensors metrics.json history.csv ladder.json'.split()
 
 def _run_folder(out, task, name):
     auto = f"runs/{task}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     out = Path(out) if out else next(p for i in range(1, 1000) if not (p := Path(auto+(f'-{i}' if i>1 else ''))).exists())
-    if any((out/o).exists() for o in _made): raise ValueError(f"{out}: there is a run in this folder. Choose another --out, or delete it.")
+    if any((out/o).exists() for o in _made): raise ValueError(f"{out}: there is a run, or the rest of one, in this folder. Choose another --out, or delete it.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
@@ -54,7 +56,7 @@ def _versions():
     from importlib.metadata import version
     return dict(mnist_fast=__version__, python=sys.version.split()[0], **{o: version(o) for o in ('fastai','torch','numpy')})
 
-# %% ../nbs/10_cli.ipynb #01a01352
+# %% ../nbs/10_cli.ipynb #687000a3
 def _keep(fig, path):
     "A plot as a whole file"
     from io import BytesIO
@@ -74,11 +76,11 @@ def _plots(learn, out):
     ConfusionMatrixDisplay.from_predictions(targs, preds, display_labels=vocab, colorbar=False)
     _keep(plt.gcf(), out/'confusion.png')
     worst = losses.flatten().argsort(descending=True)[:20]
-    show_digits(learn.dls.test.dataset.x[worst], [f'{vocab[targs[i]]}, said {vocab[preds[i]]}' for i in worst], nrows=4)
+    show_digits(learn.dls.test.dataset.x[worst], [f'{vocab[targs[i]]}, said {vocab[preds[i]]}' for i in worst], nrows=4, imsize=1.8)
     _keep(plt.gcf(), out/'mistakes.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #9feaa2ee
+# %% ../nbs/10_cli.ipynb #b141d4cf
 def train(
     task:_Task='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net or cnn (default: the recipe's)
@@ -109,15 +111,15 @@ def train(
     curves = plot_curves(learn)
     dls,log = learn.dls,dict(seed=seed, epochs=learn.n_epoch, lr=lr or learn.recipe['lr'], bs=learn.dls.train.bs)
     loss,acc = learn.validate(dl=dls.test)
-    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, nothing is kept. Choose a smaller --lr than {lr or learn.recipe['lr']}.")
+    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, and only its history is kept. Choose a smaller --lr than {lr or learn.recipe['lr']}.")
     res = dict(task=task, source=dls.source, recipe=name, model=learn.recipe['model'], params=sum(p.numel() for p in learn.model.parameters()),
         **log, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss,
         seconds=dict(data=data_s, train=train_s, total=time.perf_counter()-start), versions=_versions())
-    save_model(learn, out, task=task, recipe=learn.recipe, source=dls.source)
+    save_model(learn, out, task=task, recipe=dict(learn.recipe, epochs=log['epochs'], lr=log['lr'], bs=log['bs']), source=dls.source)
     _write(out, {'metrics.json': dumps(res, indent=2).encode()})
     _keep(curves, out/'curves.png')
     _plots(learn, out)
-    _say(json, f"{task}, {name}: accuracy {acc:.4f}, loss {loss:.4f} on {res['n_test']} test digits ({dls.source}); "
+    _say(json, f"{task}, recipe {name}, model {res['model']}: accuracy {acc:.4f}, loss {loss:.4f} on {res['n_test']} test digits ({dls.source}); "
         f"{train_s:.1f} s of training; kept in {out}", res)
 
 def _check(**kw):
@@ -162,7 +164,7 @@ def predict(
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/10_cli.ipynb #f37fb122
+# %% ../nbs/10_cli.ipynb #ab2b2ce1
 def _pixel_rung(task, dist, source):
     from mnist_fast.baseline import PixelSimilarity
     from mnist_fast.data import three_seven_dls, mnist_dls
@@ -180,7 +182,7 @@ def _hand_rung(source, seed):
     from mnist_fast.optimizer import BasicOptim
     torch.manual_seed(seed)
     r,n = recipes['3v7']['linear'],len(three_seven_dls(source).train_ds)
-    dls,params = three_seven_dls(source, bs=recipe_bs(r, n), seed=seed),[init_params((784,1)),init_params(1)]
+    dls,params = three_seven_dls(source, bs=recipe_bs(r, n), seed=seed),[init_params((784,1), std=.1),init_params(1)]
     model,opt,start = (lambda xb: linear1(xb, *params)),BasicOptim(params, r['lr']),time.perf_counter()
     for _ in range(r['epochs']): train_epoch(model, dls.train, opt)
     seconds,(xb,yb) = time.perf_counter()-start,dls.test.dataset[:]
@@ -218,7 +220,7 @@ def _table(rows):
     show = lambda k,v: '' if v is None else cols.get(k, '{}').format(v)
     return pd.DataFrame([{k: show(k, r[k]) for k in ('task','rung','accuracy','accuracy_sd','n','loss','seconds','params')} for r in rows]).to_string(index=False)
 
-# %% ../nbs/10_cli.ipynb #e9a23d17
+# %% ../nbs/10_cli.ipynb #285dcc8a
 def _ladder_plots(rows, digits, out):
     "Errors of all rungs, and the ideal digits, as pictures"
     import matplotlib.pyplot as plt
@@ -233,11 +235,11 @@ def _ladder_plots(rows, digits, out):
         ax.margins(x=.15)
     fig.tight_layout()
     _keep(fig, out/'ladder.png')
-    show_digits(PixelSimilarity().fit(digits.x, digits.y).ideals, list(range(10)), nrows=2)
+    show_digits(PixelSimilarity().fit(digits.x, digits.y).ideals, list(range(10)), nrows=2, imsize=1.8)
     _keep(plt.gcf(), out/'ideals.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #a75c7a11
+# %% ../nbs/10_cli.ipynb #70354dca
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung where chance plays
@@ -261,13 +263,13 @@ def ladder(
             bar.update()
         rows.append(dict(task=task, rung=rung, **_mean(runs), source=digits.source))
     bar.close()
+    _say(json, f"{_table(rows)}\n\nTest digits: {digits.source}{f'. Plots are in {out}' if out else ''}", rows)
     if out:
         about = dict(command=f'mnist_fast ladder --source {source} --seeds {seeds} --seed {seed}', cores=os.cpu_count(), versions=_versions())
         _write(folder, {'ladder.json': dumps(dict(**about, rows=rows), indent=2).encode()})
         _ladder_plots(rows, digits, folder)
-    _say(json, f"{_table(rows)}\n\nTest digits: {digits.source}{f'. Plots are in {out}' if out else ''}", rows)
 
-# %% ../nbs/10_cli.ipynb #6f97d7d2
+# %% ../nbs/10_cli.ipynb #8825b08b
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # Addresses of folders with the four packed files, tried in turn
@@ -275,9 +277,10 @@ def data(
 ):
     "Show which digits are found where, or fetch MNIST"
     from mnist_fast.data import DataError, cache_file, download_mnist, read_cache, read_folder
+    if mirror and not fetch: raise ValueError("--mirror says where to fetch from. Give --fetch too.")
     if fetch: download_mnist(mirror)
     def look(f, *args):
-        try: return str(f(*args) or 'nothing')
+        try: return str(f(*args) or 'empty')
         except DataError as e: return str(e)
     folder = os.environ.get('MNIST_FAST_DATA')
     found = dict(MNIST_FAST_DATA=look(read_folder, folder) if folder else 'not set', cache=look(read_cache), cache_file=str(cache_file()),
@@ -300,10 +303,12 @@ def _parser():
         subs.add_parser(name, parents=[parent], add_help=False, help=f.__doc__, description=f.__doc__, formatter_class=parent.formatter_class)
     return p
 
-# %% ../nbs/10_cli.ipynb #13429e2c
+# %% ../nbs/10_cli.ipynb #84a59bff
 def _fail(message, status=1):
     if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
     return status
+
+def _why(e): return f"{e.filename or 'The output'}: {e.strerror}. Free some space, or choose another place." if getattr(e, 'strerror', None) else e
 
 _stopped = 'stopped; what was written before is whole'
 
@@ -311,7 +316,7 @@ def _stop(*args):
     os.write(2, f'mnist_fast: {_stopped}\n'.encode())
     os._exit(130)
 
-# %% ../nbs/10_cli.ipynb #9dfe145f
+# %% ../nbs/10_cli.ipynb #998887fc
 def _import(f):
     "Import what the command `f` needs"
     is_main = threading.current_thread() is threading.main_thread()
@@ -333,21 +338,21 @@ def _run(argv):
     warnings.filterwarnings('ignore')
     os.environ['MPLBACKEND'] = 'agg'
     _import(f)
-    try: return f(**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
-    finally:
-        if sys.stdout: sys.stdout.flush()
+    return f(**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/10_cli.ipynb #cb271b7d
+# %% ../nbs/10_cli.ipynb #9559e33b
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
     "Run a command"
     for o in filter(None, (sys.stdout, sys.stderr)):
         if hasattr(o, 'reconfigure'): o.reconfigure(errors='backslashreplace')
-    try: return _run(argv)
+    try:
+        try: return _run(argv)
+        finally: sys.stdout and sys.stdout.flush()
     except KeyboardInterrupt: return _fail(_stopped, 130)
     except BrokenPipeError: return _mute(141)
-    except (ValueError, OSError) as e: return _mute(_fail(e))
+    except (ValueError, OSError) as e: return _mute(_fail(_why(e)))
     except Exception as e: return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
 
 # %% ../nbs/10_cli.ipynb #3191f754

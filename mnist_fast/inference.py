@@ -136,15 +136,15 @@ def save_model(
     config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(weights).hexdigest(), **info)
     _write(folder, {'model.safetensors': weights, 'config.json': json.dumps(config, indent=2).encode()})
 
-# %% ../nbs/09_inference.ipynb #6b538247
+# %% ../nbs/09_inference.ipynb #238b43e1
 def _read_config(folder):
     path = folder/'config.json'
     try: config = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError): raise ValueError(f"{folder}: there is no model here (no config.json). Name a folder that save_model wrote.") from None
+    except (FileNotFoundError, NotADirectoryError): raise ValueError(f"{folder}: there is no model here (no config.json). Name a folder that save_model wrote, such as a run of mnist_fast train.") from None
     except (OSError, ValueError, RecursionError) as e:
         raise ValueError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e}). Save the model again.") from None
     if not isinstance(config, dict) or config.get('format')!=_format:
-        raise ValueError(f"{path}: not a model of this package ({_format!r}). Name a folder that save_model wrote.")
+        raise ValueError(f"{path}: not a model of this package ({_format!r}). Name a folder that save_model wrote, such as a run of mnist_fast train.")
     if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
     return config

@@ -95,7 +95,7 @@ def fit_recipe(
     getattr(learn, r['schedule'])(epochs, lr)
     return time.perf_counter()-start
 
-# %% ../nbs/06_learner.ipynb #81f72350
+# %% ../nbs/06_learner.ipynb #540faeca
 def plot_curves(
     learn:Learner # just fitted: `validate` and `get_preds` make it forget the epochs
 ):
@@ -103,8 +103,8 @@ def plot_curves(
     rec = learn.recorder
     fig,axs = plt.subplots(1, 2, figsize=(8,2.5))
     train,valid,metric = zip(*(v[:3] for v in rec.values))
-    axs[0].plot(rec.iters, train, label='train')
-    axs[0].plot(rec.iters, valid, label='valid')
+    axs[0].plot(rec.iters, train, marker='.', label='train')
+    axs[0].plot(rec.iters, valid, marker='.', label='valid')
     axs[0].set(xlabel='batch', ylabel='loss')
     axs[0].legend()
     axs[1].plot(range(1, len(metric)+1), metric, marker='.')

@@ -2,7 +2,6 @@
 import json, pytest, torch
 from conftest import bin, needs_mnist, sh
 from fastai.basics import Learner
-from fastai.callback.all import *
 from mnist_fast.data import get_digits, mnist_dls, three_seven_dls
 from mnist_fast.learner import fit_recipe, get_recipe, mnist_learner, recipes, three_seven_learner
 from mnist_fast.loss import batch_accuracy, mnist_loss
@@ -27,7 +26,7 @@ def test_recipes(task, name):
 
 def test_bad_numbers():
     for kw in dict(epochs=0),dict(lr=-1.):
-        with pytest.raises(ValueError, match='Give 1 or more'): fit_recipe(make['3v7'](), **kw)
+        with pytest.raises(ValueError, match='Give'): fit_recipe(make['3v7'](), **kw)
     with pytest.raises(ValueError, match='There is no task'): get_recipe('4v9', 'cnn')
 
 @pytest.mark.parametrize('opt_func', [BasicOptim, FastSGD])
