@@ -9,6 +9,7 @@ from .baseline import *
 from .loss import *
 from .optimizer import *
 from .model import *
+from .callback import *
 from .learner import *
 from .scratch import init_params, linear1, calc_grad, train_epoch, validate_epoch, train_model
 from .inference import *

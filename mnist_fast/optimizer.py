@@ -3,8 +3,9 @@
 # %% auto #0
 __all__ = ['BasicOptim', 'FastSGD']
 
-# %% ../nbs/03_optimizer.ipynb #5b34c0f5
+# %% ../nbs/03_optimizer.ipynb #aaf89142
 from copy import deepcopy
+from itertools import compress
 from fastai.basics import *
 
 # %% ../nbs/03_optimizer.ipynb #3ce04127
@@ -23,7 +24,7 @@ class BasicOptim(Optimizer):
         "Forget the gradients"
         for p,*_ in self.all_params(): p.grad = None
 
-# %% ../nbs/03_optimizer.ipynb #cbaff0c7
+# %% ../nbs/03_optimizer.ipynb #67c44ade
 class FastSGD(Optimizer):
     "SGD with momentum, Nesterov and L2 weight decay, all parameters of a group in one call; step for step `torch.optim.SGD`"
     def __init__(self,
@@ -48,23 +49,20 @@ class FastSGD(Optimizer):
             if ps: self._step(ps, [p.grad for p in ps], **h)
 
     def _step(self, ps, gs, lr, mom, wd):
-        if wd: self._decay(ps, gs, wd)
+        state = [self.state[p] for p in ps]
+        if wd: gs = self._decay(ps, gs, state, wd)
         if self.momentum:
-            avgs = [self._avg(p) for p in ps]
+            avgs = [s['grad_avg'] if 'grad_avg' in s else s.setdefault('grad_avg', torch.zeros_like(p)) for p,s in zip(ps, state)]
             torch._foreach_mul_(avgs, mom)
             torch._foreach_add_(avgs, gs)
             gs = torch._foreach_add(gs, avgs, alpha=mom) if self.nesterov else avgs
         torch._foreach_add_(ps, gs, alpha=-lr)
 
-    def _avg(self, p):
-        state = self.state[p]
-        if 'grad_avg' not in state: state['grad_avg'] = torch.zeros_like(p)
-        return state['grad_avg']
-
-    def _decay(self, ps, gs, wd):
-        idxs = [i for i,p in enumerate(ps) if self.state[p].get('do_wd', True)]
-        if not idxs: return
-        for i,g in zip(idxs, torch._foreach_add([gs[i] for i in idxs], [ps[i] for i in idxs], alpha=wd)): gs[i] = g
+    def _decay(self, ps, gs, state, wd):
+        on = [s.get('do_wd', True) for s in state]
+        if not any(on): return gs
+        new = iter(torch._foreach_add([*compress(gs, on)], [*compress(ps, on)], alpha=wd))
+        return [next(new) if o else g for g,o in zip(gs, on)]
 
     def zero_grad(self):
         "Forget the gradients"
