@@ -1,21 +1,15 @@
 "What every peer is given: digits as arrays, a seed, a clock. What it gives back: one line of JSON"
-import argparse, gzip, json, time
+import argparse, json, time
 import numpy as np
-from pathlib import Path
 
-def _idx(folder, stem, offset):
-    f = next(p for ext in ('','.gz') if (p := Path(folder)/f'{stem}{ext}').exists())
-    return np.frombuffer((gzip.open if f.suffix=='.gz' else open)(f, 'rb').read(), np.uint8, offset=offset)
-
-def digits(folder):
+def digits(file):
     "`x`, `y`, `x_test`, `y_test`: uint8 images `[n,28,28]` and labels"
-    return [_idx(folder, f'{part}-{kind}', off).reshape(shape) for part in ('train','t10k')
-        for kind,off,shape in (('images-idx3-ubyte', 16, (-1,28,28)), ('labels-idx1-ubyte', 8, -1))]
+    return np.load(file).values()
 
 def args(**defaults):
-    "Command line: the folder with MNIST, and the peer's own settings"
+    "Command line: the file with the digits, and the peer's own settings"
     p = argparse.ArgumentParser()
-    p.add_argument('folder')
+    p.add_argument('file')
     for k,v in dict(seed=0, **defaults).items(): p.add_argument(f'--{k}', type=type(v), default=v)
     return p.parse_args()
 

@@ -8,7 +8,7 @@ from common import Clock, args, digits, done
 
 a = args(epochs=2, lr=.01, bs=256)
 set_seed(a.seed)
-x,y,xt,yt = (tensor(o) for o in digits(a.folder))
+x,y,xt,yt = (tensor(o) for o in digits(a.file))
 def items(x, y): return list(zip(x[:,None].float()/255, y.long()))
 dls = DataLoaders(DataLoader(items(x, y), bs=a.bs, shuffle=True), DataLoader(items(xt, yt), bs=a.bs))
 conv = partial(ConvLayer, stride=2)

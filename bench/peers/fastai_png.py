@@ -15,7 +15,7 @@ def conv(ni, nf, ks=3): return ConvLayer(ni, nf, ks, stride=2)
 if __name__=='__main__':
     a = args(epochs=2, lr=.01, bs=256, workers=2)
     set_seed(a.seed)
-    x,y,xt,yt = digits(a.folder)
+    x,y,xt,yt = digits(a.file)
     with tempfile.TemporaryDirectory() as d:
         for part,o in dict(train=(x,y), valid=(xt,yt)).items(): write(Path(d), part, *o)
         block = DataBlock((ImageBlock(PILImageBW),CategoryBlock), get_items=get_image_files, splitter=GrandparentSplitter(), get_y=parent_label)

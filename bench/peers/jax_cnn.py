@@ -16,7 +16,7 @@ def model(ws, x):
 def loss(ws, x, y): return optax.softmax_cross_entropy_with_integer_labels(model(ws, x), y).mean()
 
 a = args(epochs=3, bs=256)
-x,y,xt,yt = (jnp.asarray(o) for o in digits(a.folder))
+x,y,xt,yt = (jnp.asarray(o) for o in digits(a.file))
 n,key = len(x)//a.bs,jax.random.key(a.seed)
 ws = init(key, [(5,5,1,16),(3,3,16,32),(3,3,32,64),(1024,10)])
 opt = optax.adam(optax.cosine_onecycle_schedule(n*a.epochs, 3e-3))

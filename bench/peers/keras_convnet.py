@@ -7,7 +7,7 @@ from common import Clock, args, digits, done
 
 a = args(epochs=1)
 keras.utils.set_random_seed(a.seed)
-x,y,xt,yt = digits(a.folder)
+x,y,xt,yt = digits(a.file)
 x,xt = (o[...,None].astype('float32')/255 for o in (x,xt))
 model = keras.Sequential([keras.Input((28,28,1)), layers.Conv2D(32, 3, activation='relu'), layers.MaxPooling2D(),
     layers.Conv2D(64, 3, activation='relu'), layers.MaxPooling2D(), layers.Flatten(), layers.Dropout(.5), layers.Dense(10, activation='softmax')])

@@ -11,7 +11,7 @@ class Images(Dataset):
 
 a = args(epochs=1)
 torch.manual_seed(a.seed)
-x,y,xt,yt = digits(a.folder)
+x,y,xt,yt = digits(a.file)
 train,test = DataLoader(Images(x, y), 64, shuffle=True),DataLoader(Images(xt, yt), 1000)
 model = nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(.25),
     nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(.5), nn.Linear(128, 10))

@@ -7,7 +7,7 @@ def conv(ni, nf, ks=3): return [nn.Conv2d(ni, nf, ks, 2, ks//2, bias=False),nn.B
 
 a = args(epochs=2, lr=.4, bs=128)
 torch.manual_seed(a.seed)
-x,y,xt,yt = (torch.tensor(o) for o in digits(a.folder))
+x,y,xt,yt = (torch.tensor(o) for o in digits(a.file))
 y,yt = y.long(),yt.long()
 model = nn.Sequential(*conv(1, 16, 5), *conv(16, 32), *conv(32, 64), nn.Flatten(), nn.Linear(1024, 10))
 opt = torch.optim.SGD(model.parameters(), a.lr, momentum=.9, weight_decay=5e-4, nesterov=True)
