@@ -77,7 +77,7 @@ def step_rows(
         'torch.optim.SGD, fused': partial(torch_sgd, fused=True), "fastai's SGD": partial(SGD, lr=.1, mom=.9, wd=1e-4)}
     return compare(f'{steps} optimizer steps', {k: stepper(f) for k,f in fs.items()}, n)
 
-# %% ../nbs/12_bench.ipynb #1534766d
+# %% ../nbs/12_bench.ipynb #4be67720
 def _bare(model, x, y, xt, yt, lr=.1):
     opt = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=1e-4)
     model.train()
@@ -105,10 +105,10 @@ def epoch_rows(
     ours = DataLoaders(TensorDL(x, digits.y, bs=256, shuffle=True), TensorDL(xt, digits.y_test, bs=256))
     theirs = DataLoaders(*(DataLoader(list(zip(o.float()/255, t)), bs=256, shuffle=o is x) for o,t in ((x,digits.y),(xt,digits.y_test))))
     fast,stock = partial(FastSGD, mom=.9, wd=1e-4),partial(SGD, mom=.9, wd=1e-4)
-    return compare(f'an epoch of {model}', {'FastLearner, TensorDL, FastSGD': lambda: _epoch(FastLearner, ours, fast, mk()),
-        "fastai's Learner, TensorDL, FastSGD": lambda: _epoch(Learner, ours, fast, mk()),
-        "fastai's Learner, DataLoader, SGD": lambda: _epoch(Learner, theirs, stock, mk()),
-        'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
+    fs = {'FastLearner, TensorDL, FastSGD': (FastLearner,ours,fast), "fastai's Learner, TensorDL, FastSGD": (Learner,ours,fast),
+        "fastai's Learner, DataLoader, SGD": (Learner,theirs,stock)}
+    fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
+    return compare(f'an epoch of {model}', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
 
 # %% ../nbs/12_bench.ipynb #6c93ee48
 _tasks = {'3v7': (three_seven_dls,three_seven_learner), 'full': (mnist_dls,mnist_learner)}
@@ -155,18 +155,19 @@ def run_script(
         if p.returncode: raise RuntimeError((err.read().strip().splitlines() or [f'exit status {p.returncode}'])[-1])
     return (out.strip().splitlines() or [''])[-1],time.perf_counter()-start,usage.ru_maxrss/(1024 if sys.platform=='linux' else 2**20)
 
-# %% ../nbs/12_bench.ipynb #c1e1f169
+# %% ../nbs/12_bench.ipynb #489f8538
 def peer_row(
-    script:Path, # in `bench/peers`
-    folder:str|Path, # with MNIST
+    script:str|Path, # in `bench/peers`
+    file:str|Path, # digits for the script, from `np.savez`
+    source:str|Path, # digits for us, as for `get_digits`
     n:int=1, # rounds
     recipe:str='speed', # ours
     options:tuple=() # for the script
 )->dict: # like a row of `compare`, with both accuracies; or `error`
     "Time a peer's training, and ours, in turn, each in a process of its own"
     what = dict(task='training', ours=recipe, peer=' '.join([Path(script).stem,*options]))
-    mine = f"from mnist_fast.bench import *; r = run_recipe(get_digits({str(folder)!r}), 'full', {recipe!r}, %d); print(json.dumps([r['seconds'],r['accuracy']]))"
-    try: both = [(json.loads(run_script('-c', mine % i)[0]), json.loads(run_script(script, folder, '--seed', i, *options)[0])) for i in range(n)]
+    mine = f"from mnist_fast.bench import *; r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, %d); print(json.dumps([r['seconds'],r['accuracy']]))"
+    try: both = [[json.loads(run_script(*o)[0]) for o in (('-c', mine % i),(script, file, '--seed', i, *options))] for i in range(n)]
     except RuntimeError as e: return dict(what, error=str(e))
     (ours,acc),(theirs,peer_acc) = zip(*(o for o,_ in both)),zip(*((p['seconds'],p['accuracy']) for _,p in both))
     return dict(_row('training', recipe, ours, what['peer'], theirs), accuracy=mean(acc), peer_accuracy=mean(peer_acc))
@@ -183,7 +184,7 @@ def start_row(
     (imp_s,imp_mb),(cmd_s,cmd_mb) = [[median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)]
     return dict(import_s=imp_s, command_s=cmd_s, beyond_s=cmd_s-imp_s, import_mb=imp_mb, command_mb=cmd_mb, beyond_mb=cmd_mb-imp_mb, n=n)
 
-# %% ../nbs/12_bench.ipynb #0044a002
+# %% ../nbs/12_bench.ipynb #d600d1cd
 def grow(
     source:str|Path, # as for `get_digits`
     n:int # images
@@ -194,7 +195,8 @@ def grow(
     start = time.perf_counter()
     _exhaust(dl)
     pass_s,learn = time.perf_counter()-start,mnist_learner(DataLoaders(dl, dl), 'speed', seed=0)
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(Callback(before_validate=_skip)): return dict(n=n, pass_s=pass_s, train_s=fit_recipe(learn), data_mb=x.numel()/1e6)
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(Callback(before_validate=_skip)): train_s = fit_recipe(learn)
+    return dict(n=n, pass_s=pass_s, train_s=train_s, data_mb=x.numel()/1e6)
 
 def growth_rows(
     source:str|Path, # as for `get_digits`
@@ -240,12 +242,12 @@ def about()->dict: # processor, cores, threads, GPU, system, versions of all tha
     return dict(processor=_cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=f'{platform.system()} {platform.release()}',
         python=platform.python_version(), versions={o: v for o in names if (v := _version(o))})
 
-# %% ../nbs/12_bench.ipynb #57a456b7
+# %% ../nbs/12_bench.ipynb #78efd9ff
 _seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','tiny'): 5}
 _options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','1'),('--epochs','2')])
 
 def bench_rows(
-    source:str|Path, # a folder with MNIST, or as for `get_digits` where no peers run
+    source:str|Path='auto', # as for `get_digits`
     quick:bool=False, # micro-benchmarks alone?
     full:bool=False, # everything, many times?
     peers:str|Path='bench/peers' # folder of scripts
@@ -254,8 +256,13 @@ def bench_rows(
     digits,n = get_digits(source),5
     pairs = loader_rows(digits, n)+step_rows(n)+epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(digits, 'cnn', n)
     if quick: return dict(pairs=pairs)
-    scripts = [o for o in sorted(Path(peers).glob('*.py')) if o.stem!='common']
     todo = _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
-    return dict(pairs=pairs, recipes=[recipe_row(digits, *k, range(v)) for k,v in todo.items()],
-        peers=[peer_row(s, source, 5 if full else 1, options=o) for s in scripts for o in _options.get(s.stem, [()])],
-        start=[start_row(source, 5 if full else 2)], growth=growth_rows(source) if full else [])
+    recipes = [recipe_row(digits, *k, range(v)) for k,v in todo.items()]
+    return dict(pairs=pairs, recipes=recipes, peers=_peer_rows(digits, source, Path(peers), n if full else 1),
+        start=[start_row(source, n if full else 2)], growth=growth_rows(source) if full else [])
+
+def _peer_rows(digits, source, folder, n):
+    scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _options.get(s.stem, [()])]
+    with tempfile.TemporaryDirectory() as d:
+        np.savez(f'{d}/digits.npz', **dict(zip(digits._fields, digits[:4])))
+        return [peer_row(s, f'{d}/digits.npz', source, n, options=o) for s,o in scripts]

@@ -18,11 +18,13 @@ from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_los
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #5ed38721
+# %% ../nbs/06_learner.ipynb #46942567
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
 _fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=1e-4, schedule='fit_one_cycle', bs=128, ls=.1)
+
+_deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
 
 _3v7 = dict( # threes and sevens
     linear     = dict(_book, model='linear', epochs=20, lr=1.),
@@ -34,7 +36,8 @@ _full = dict( # all ten digits
     simple_net = dict(_net, model='simple_net', n_hidden=50, loss='cross_entropy', epochs=10, lr=.4),
     cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2),
     speed      = dict(_fast, model='fast_cnn', loss='cross_entropy', epochs=1, lr=.5),
-    standard   = dict(_fast, model='deep_cnn', widths=(16,32,64), loss='cross_entropy', epochs=4, lr=.3))
+    standard   = dict(_deep, widths=(16,32,64), epochs=3),
+    tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(rotate=8, scale=.08, shear=.08, shift=1, warp=.3)))
 recipes = {'3v7': _3v7, 'full': _full}
 
 # %% ../nbs/06_learner.ipynb #8166e5c9
@@ -74,7 +77,7 @@ class FastLearner(Learner):
         device = next(self.model.parameters()).device
         return b if all(isinstance(o, Tensor) and o.device==device for o in b) else super()._set_device(b)
 
-# %% ../nbs/06_learner.ipynb #928eea65
+# %% ../nbs/06_learner.ipynb #547bd82d
 def _loss(r): return update_wrapper(partial(losses[r['loss']], ls=r['ls']), losses[r['loss']]) if 'ls' in r else losses[r['loss']]
 
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
@@ -89,6 +92,7 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
     learn.task,learn.recipe = task,r
     return learn
 
+# %% ../nbs/06_learner.ipynb #35399000
 @delegates(Learner.__init__)
 def three_seven_learner(
     dls:DataLoaders, # from `three_seven_dls`

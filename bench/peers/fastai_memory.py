@@ -1,5 +1,4 @@
 "Stock fastai in memory: its `DataLoader` over a list of tensors, as in the book, its own optimizer, `fit_one_cycle`"
-import torch
 from fastai.basics import *
 from fastai.callback.schedule import *
 from fastai.layers import ConvLayer
