@@ -155,7 +155,7 @@ def run_script(
         if p.returncode: raise RuntimeError((err.read().strip().splitlines() or [f'exit status {p.returncode}'])[-1])
     return (out.strip().splitlines() or [''])[-1],time.perf_counter()-start,usage.ru_maxrss/(1024 if sys.platform=='linux' else 2**20)
 
-# %% ../nbs/12_bench.ipynb #489f8538
+# %% ../nbs/12_bench.ipynb #d1de7da9
 def peer_row(
     script:str|Path, # in `bench/peers`
     file:str|Path, # digits for the script, from `np.savez`
@@ -166,10 +166,10 @@ def peer_row(
 )->dict: # like a row of `compare`, with both accuracies; or `error`
     "Time a peer's training, and ours, in turn, each in a process of its own"
     what = dict(task='training', ours=recipe, peer=' '.join([Path(script).stem,*options]))
-    mine = f"from mnist_fast.bench import *; r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, %d); print(json.dumps([r['seconds'],r['accuracy']]))"
-    try: both = [[json.loads(run_script(*o)[0]) for o in (('-c', mine % i),(script, file, '--seed', i, *options))] for i in range(n)]
+    def mine(seed): return f"import json; from mnist_fast.bench import get_digits, run_recipe; r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, {seed}); r.pop('learn'); print(json.dumps(r))"
+    try: both = [[json.loads(run_script(*o)[0]) for o in (('-c', mine(i)),(script, file, '--seed', i, *options))] for i in range(n)]
     except RuntimeError as e: return dict(what, error=str(e))
-    (ours,acc),(theirs,peer_acc) = zip(*(o for o,_ in both)),zip(*((p['seconds'],p['accuracy']) for _,p in both))
+    (ours,acc),(theirs,peer_acc) = [[[r[k] for r in rs] for k in ('seconds','accuracy')] for rs in zip(*both)]
     return dict(_row('training', recipe, ours, what['peer'], theirs), accuracy=mean(acc), peer_accuracy=mean(peer_acc))
 
 # %% ../nbs/12_bench.ipynb #f156d1cb
@@ -184,7 +184,7 @@ def start_row(
     (imp_s,imp_mb),(cmd_s,cmd_mb) = [[median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)]
     return dict(import_s=imp_s, command_s=cmd_s, beyond_s=cmd_s-imp_s, import_mb=imp_mb, command_mb=cmd_mb, beyond_mb=cmd_mb-imp_mb, n=n)
 
-# %% ../nbs/12_bench.ipynb #d600d1cd
+# %% ../nbs/12_bench.ipynb #6352e84d
 def grow(
     source:str|Path, # as for `get_digits`
     n:int # images
@@ -204,7 +204,7 @@ def growth_rows(
 )->list: # what `grow` says, and the most memory that the process had in MB
     "Time and memory against the number of images"
     def one(n):
-        line,_,mb = run_script('-c', f"from mnist_fast.bench import *; print(json.dumps(grow({str(source)!r}, {n})))")
+        line,_,mb = run_script('-c', f"import json; from mnist_fast.bench import grow; print(json.dumps(grow({str(source)!r}, {n})))")
         return dict(json.loads(line), peak_mb=mb)
     return [one(n) for n in sizes]
 

@@ -18,11 +18,11 @@ from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_los
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #46942567
+# %% ../nbs/06_learner.ipynb #7d265bf6
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
-_fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=1e-4, schedule='fit_one_cycle', bs=128, ls=.1)
+_fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=0., schedule='fit_one_cycle', bs=128, ls=.1)
 
 _deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
 

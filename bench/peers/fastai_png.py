@@ -2,13 +2,14 @@
 import tempfile
 from pathlib import Path
 from fastai.vision.all import *
+from PIL import Image
 from common import Clock, args, digits, done
 
 def write(folder, part, x, y):
     for i,(img,label) in enumerate(zip(x, y)):
         p = folder/part/str(label)/f'{i}.png'
         p.parent.mkdir(parents=True, exist_ok=True)
-        PIL.Image.fromarray(img).save(p)
+        Image.fromarray(img).save(p)
 
 def conv(ni, nf, ks=3): return ConvLayer(ni, nf, ks, stride=2)
 
