@@ -16,6 +16,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mnist_fast.baseline.is_3': ('baseline.html#is_3', 'mnist_fast/baseline.py'),
                                      'mnist_fast.baseline.mnist_distance': ('baseline.html#mnist_distance', 'mnist_fast/baseline.py')},
             'mnist_fast.bench': { 'mnist_fast.bench._bare': ('bench.html#_bare', 'mnist_fast/bench.py'),
+                                  'mnist_fast.bench._complaint': ('bench.html#_complaint', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._cpu': ('bench.html#_cpu', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._epoch': ('bench.html#_epoch', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._exhaust': ('bench.html#_exhaust', 'mnist_fast/bench.py'),

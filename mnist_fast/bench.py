@@ -77,7 +77,7 @@ def step_rows(
         'torch.optim.SGD, fused': partial(torch_sgd, fused=True), "fastai's SGD": partial(SGD, lr=.1, mom=.9, wd=1e-4)}
     return compare(f'{steps} optimizer steps', {k: stepper(f) for k,f in fs.items()}, n)
 
-# %% ../nbs/12_bench.ipynb #4be67720
+# %% ../nbs/12_bench.ipynb #b6ab39bb
 def _bare(model, x, y, xt, yt, lr=.1):
     opt = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=1e-4)
     model.train()
@@ -108,7 +108,7 @@ def epoch_rows(
     fs = {'FastLearner, TensorDL, FastSGD': (FastLearner,ours,fast), "fastai's Learner, TensorDL, FastSGD": (Learner,ours,fast),
         "fastai's Learner, DataLoader, SGD": (Learner,theirs,stock)}
     fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
-    return compare(f'an epoch of {model}', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
+    return compare(f'an epoch of {model}, {len(x):,} images', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
 
 # %% ../nbs/12_bench.ipynb #6c93ee48
 _tasks = {'3v7': (three_seven_dls,three_seven_learner), 'full': (mnist_dls,mnist_learner)}
@@ -141,19 +141,20 @@ def recipe_row(
     return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=stdev(accs) if len(accs)>1 else None, lowest=min(accs), highest=max(accs),
         n=len(accs), seconds=median(r['seconds'] for r in runs), params=sum(p.numel() for p in runs[0]['learn'].model.parameters()), accuracies=accs)
 
-# %% ../nbs/12_bench.ipynb #31dbf6d1
+# %% ../nbs/12_bench.ipynb #6781d8ee
+_between = 'import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,s,u = os.wait4(p.pid, 0); print("\\n", u.ru_maxrss, file=sys.stderr); sys.exit(bool(s))'
+
+def _complaint(lines): return next((o for o in lines[::-1] if re.match(r'[\w.]*(Error|Exception)\b', o)), lines[-1] if lines else 'no word of why')
+
 def run_script(
     *args # Python's command line
 )->tuple: # its last line of output, seconds, and the most memory it had, in MB
-    "Run Python in a process of its own; raises `RuntimeError` with the last line of its complaint if it fails"
+    "Run Python in a process of its own; raises `RuntimeError` with the last error that it told of if it fails"
     start = time.perf_counter()
-    with tempfile.TemporaryFile('w+') as err, subprocess.Popen([sys.executable, *map(str, args)], stdout=subprocess.PIPE, stderr=err, text=True) as p:
-        out = p.stdout.read()
-        _,status,usage = os.wait4(p.pid, 0)
-        p.returncode = os.waitstatus_to_exitcode(status)
-        err.seek(0)
-        if p.returncode: raise RuntimeError((err.read().strip().splitlines() or [f'exit status {p.returncode}'])[-1])
-    return (out.strip().splitlines() or [''])[-1],time.perf_counter()-start,usage.ru_maxrss/(1024 if sys.platform=='linux' else 2**20)
+    p = subprocess.run([sys.executable, '-S', '-c', _between, sys.executable, *map(str, args)], capture_output=True, text=True)
+    *err,size = p.stderr.splitlines()
+    if p.returncode: raise RuntimeError(_complaint(err))
+    return (p.stdout.strip().splitlines() or [''])[-1],time.perf_counter()-start,int(size)/(1024 if sys.platform=='linux' else 2**20)
 
 # %% ../nbs/12_bench.ipynb #d1de7da9
 def peer_row(
@@ -242,9 +243,9 @@ def about()->dict: # processor, cores, threads, GPU, system, versions of all tha
     return dict(processor=_cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=f'{platform.system()} {platform.release()}',
         python=platform.python_version(), versions={o: v for o in names if (v := _version(o))})
 
-# %% ../nbs/12_bench.ipynb #78efd9ff
+# %% ../nbs/12_bench.ipynb #7858a931
 _seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','tiny'): 5}
-_options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','1'),('--epochs','2')])
+_options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
 def bench_rows(
     source:str|Path='auto', # as for `get_digits`
@@ -254,7 +255,8 @@ def bench_rows(
 )->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`
     "Run the benchmark"
     digits,n = get_digits(source),5
-    pairs = loader_rows(digits, n)+step_rows(n)+epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(digits, 'cnn', n)
+    part = digits._replace(x=digits.x[:12_000], y=digits.y[:12_000], x_test=digits.x_test[:2000], y_test=digits.y_test[:2000]) if quick else digits
+    pairs = loader_rows(digits, n)+step_rows(n)+epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(part, 'cnn', n)
     if quick: return dict(pairs=pairs)
     todo = _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
     recipes = [recipe_row(digits, *k, range(v)) for k,v in todo.items()]

@@ -24,7 +24,7 @@ class BasicOptim(Optimizer):
         "Forget the gradients"
         for p,*_ in self.all_params(): p.grad = None
 
-# %% ../nbs/03_optimizer.ipynb #67c44ade
+# %% ../nbs/03_optimizer.ipynb #189ec5f6
 class FastSGD(Optimizer):
     "SGD with momentum, Nesterov and L2 weight decay, all parameters of a group in one call; step for step `torch.optim.SGD`"
     def __init__(self,
@@ -60,6 +60,7 @@ class FastSGD(Optimizer):
 
     def _decay(self, ps, gs, state, wd):
         on = [s.get('do_wd', True) for s in state]
+        if all(on): return torch._foreach_add(gs, ps, alpha=wd)
         if not any(on): return gs
         new = iter(torch._foreach_add([*compress(gs, on)], [*compress(ps, on)], alpha=wd))
         return [next(new) if o else g for g,o in zip(gs, on)]
