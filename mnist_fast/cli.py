@@ -273,7 +273,7 @@ def ladder(
         _write(folder, {'ladder.json': dumps(dict(**about, rows=rows), indent=2).encode()})
         _ladder_plots(rows, digits, folder)
 
-# %% ../nbs/10_cli.ipynb #2f4c2082
+# %% ../nbs/10_cli.ipynb #a42b22f5
 _cols = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
     recipes='task recipe accuracy deviation lowest highest n seconds params', start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
     growth='n pass_s train_s data_mb peak_mb')
@@ -296,6 +296,7 @@ def bench(
 ):
     "Measure how fast all this is, beside its peers in the same run"
     if quick and full: raise ValueError("--quick and --full are two things. Choose one of them.")
+    if not (quick or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. Run this in a clone of the repository, name their folder with --peers, or choose --quick.")
     from mnist_fast.bench import about, bench_rows, plot_growth
     from mnist_fast.inference import _write
     name = 'quick' if quick else 'full' if full else 'bench'

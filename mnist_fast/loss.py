@@ -87,8 +87,10 @@ def binary_cross_entropy(
     _check_binary(targets)
     return F.binary_cross_entropy_with_logits(predictions, targets*(1-ls)+ls/2, reduction=reduction)
 
-# %% ../nbs/02_loss.ipynb #e809458c
-mnist_loss.activation,mnist_loss.decodes = sigmoid,lambda p: (p>0.5).long()
-mnist_loss10.activation,mnist_loss10.decodes = lambda x: x.softmax(-1),lambda p: p.argmax(-1)
-cross_entropy.activation,cross_entropy.decodes = mnist_loss10.activation,mnist_loss10.decodes
-binary_cross_entropy.activation,binary_cross_entropy.decodes = mnist_loss.activation,mnist_loss.decodes
+# %% ../nbs/02_loss.ipynb #44d4e680
+def _softmax(x): return x.softmax(-1)
+def _over_half(p): return (p>0.5).long()
+def _largest(p): return p.argmax(-1)
+
+for _f in (mnist_loss,binary_cross_entropy): _f.activation,_f.decodes = sigmoid,_over_half
+for _f in (mnist_loss10,cross_entropy): _f.activation,_f.decodes = _softmax,_largest

@@ -48,3 +48,7 @@ def test_command(tmp_path):
 def test_bad_command(capsys):
     assert main(['bench','--quick','--full'])==1
     assert 'Choose one of them' in capsys.readouterr().err
+
+def test_no_peers(capsys, tmp_path):
+    assert main(['bench','--peers',str(tmp_path)])==1
+    assert 'there are no scripts here' in capsys.readouterr().err

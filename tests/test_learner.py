@@ -1,10 +1,10 @@
 "The learners: deterministic, at home in fastai, and as accurate as the book says"
-import json, pytest, torch
+import json, pickle, pytest, torch
 from conftest import bin, needs_mnist, sh
-from fastai.basics import Learner
+from fastai.basics import Callback, CancelEpochException, Learner
 from mnist_fast.data import get_digits, mnist_dls, three_seven_dls
-from mnist_fast.learner import fit_recipe, get_recipe, mnist_learner, recipes, three_seven_learner
-from mnist_fast.loss import batch_accuracy, mnist_loss
+from mnist_fast.learner import FastLearner, fit_recipe, get_recipe, mnist_learner, recipes, three_seven_learner
+from mnist_fast.loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss
 from mnist_fast.model import mnist_model
 from mnist_fast.optimizer import BasicOptim, FastSGD
 
@@ -61,3 +61,49 @@ def test_the_books_results(ladder, task, rung, least):
     row = ladder[task,rung]
     assert row['accuracy']>=least
     assert row['n']==(1 if 'pixel' in rung else 5)
+
+def test_smoothed_loss():
+    "A loss with smoothing can be pickled, as `Learner.export` would, and still knows its probabilities and labels"
+    loss = pickle.loads(pickle.dumps(make['3v7'](recipe='speed').loss_func))
+    assert loss.decodes(loss.activation(torch.tensor([2.,-2.]))).tolist()==[1,0]
+
+class Once(Callback):
+    "Adds another callback in mid-epoch, and takes itself away"
+    def after_step(self):
+        self.learn.add_cb(Count())
+        self.learn.remove_cb(self)
+
+class Count(Callback):
+    def after_batch(self): self.learn.n += self.training
+
+class Stop(Callback):
+    def before_batch(self):
+        if self.training and self.iter==2: raise CancelEpochException
+
+@pytest.mark.parametrize('cls', [Learner,FastLearner])
+def test_fast_learner(cls):
+    "Callbacks that come, go, rest and cancel within an epoch do under `FastLearner` what they do under `Learner`"
+    dls = mnist_dls(digits, bs=100, seed=1)
+    learn = cls(dls, mnist_model('linear', n_out=10), cross_entropy, opt_func=FastSGD, lr=.1, cbs=Once)
+    learn.n = 0
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        assert learn.n==len(dls.train) and not learn._grab_cbs(Once)
+        learn.count.run = False
+        learn.fit(1)
+        assert learn.n==len(dls.train) and learn.count.run
+        learn.fit(1, cbs=Stop())
+    assert learn.n==len(dls.train)+2
+
+def test_fast_learner_moves_batches():
+    "A batch that is no tensor, or is elsewhere, goes the usual way"
+    learn = make['full'](recipe='linear')
+    b = [{'a': torch.zeros(2)},torch.zeros(2)]
+    assert learn._set_device(b)[0]['a'].device==torch.device('cpu')
+
+def test_recipe_for_both():
+    "Augmentation, losses and numbers of a row reach the learner, for rows of 784 too"
+    learn = make['3v7'](recipe=dict(recipes['3v7']['speed'], augment=dict(rotate=5.), wd=.1), seed=0)
+    assert learn.batch_augment.how['rotate']==5 and learn.loss_func.keywords=={'ls': .1} and learn.loss_func.decodes is binary_cross_entropy.decodes
+    quiet_fit(learn, epochs=1)
+    assert learn.opt.hypers[0]['wd']==.1
