@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 FLAGS := $(if $(MNIST_FAST_DATA),mnist slow,slow)
 
-.PHONY: demo test readme
+.PHONY: demo test readme weights
 
 demo: $(BIN)/.installed
 	$(BIN)/mnist_fast train --task 3v7 --recipe simple_net --out $(RUN)/3v7
@@ -17,6 +17,9 @@ test: $(BIN)/.installed
 	$(BIN)/chkstyle .
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --flags "$(FLAGS)"
 	$(BIN)/pytest --ignore tests/test_notebooks.py
+
+weights: $(BIN)/.installed
+	$(BIN)/python tools/weights.py
 
 readme: $(BIN)/.installed
 	$(BIN)/python tools/readme.py

@@ -4,8 +4,8 @@
 __all__ = ['compare', 'loader_rows', 'step_rows', 'epoch_rows', 'run_recipe', 'recipe_row', 'run_script', 'peer_row', 'start_row',
            'grow', 'growth_rows', 'plot_growth', 'about', 'bench_rows']
 
-# %% ../nbs/12_bench.ipynb #20ca29c8
-import json, os, platform, subprocess, sys, tempfile, time
+# %% ../nbs/12_bench.ipynb #fe267c09
+import json, os, platform, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median, stdev
 from fastai.basics import *
@@ -209,12 +209,11 @@ def growth_rows(
         return dict(json.loads(line), peak_mb=mb)
     return [one(n) for n in sizes]
 
-# %% ../nbs/12_bench.ipynb #a56a8624
+# %% ../nbs/12_bench.ipynb #b75ca6d0
 def plot_growth(
     rows:list # from `growth_rows`
 ):
     "Seconds of training and most memory against images"
-    import matplotlib.pyplot as plt
     fig,axs = plt.subplots(1, 2, figsize=(8,2.5))
     n = [r['n'] for r in rows]
     axs[0].loglog(n, [r['train_s'] for r in rows], marker='o', label='an epoch of training')
@@ -243,8 +242,8 @@ def about()->dict: # processor, cores, threads, GPU, system, versions of all tha
     return dict(processor=_cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=f'{platform.system()} {platform.release()}',
         python=platform.python_version(), versions={o: v for o in names if (v := _version(o))})
 
-# %% ../nbs/12_bench.ipynb #7858a931
-_seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','tiny'): 5}
+# %% ../nbs/12_bench.ipynb #0901e4a7
+_seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','best'): 5, ('full','tiny'): 5, ('3v7','best'): 5}
 _options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
 def bench_rows(
@@ -261,7 +260,7 @@ def bench_rows(
     todo = _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
     recipes = [recipe_row(digits, *k, range(v)) for k,v in todo.items()]
     return dict(pairs=pairs, recipes=recipes, peers=_peer_rows(digits, source, Path(peers), n if full else 1),
-        start=[start_row(source, n if full else 2)], growth=growth_rows(source) if full else [])
+        start=[start_row(source, n if full else 2)], growth=growth_rows(source))
 
 def _peer_rows(digits, source, folder, n):
     scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _options.get(s.stem, [()])]

@@ -131,7 +131,7 @@ def _fraction(s):
     try: return float(s)
     except ValueError: raise ValueError(f"--valid is {s!r}. Give test, or a fraction between 0 and 1.") from None
 
-# %% ../nbs/10_cli.ipynb #0b70ba10
+# %% ../nbs/10_cli.ipynb #9fb4bcac
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -152,7 +152,7 @@ def evaluate(
 
 def predict(
     images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
-    model:Annotated[str, dict(opt=True, required=True)], # Folder of a run
+    model:str='full', # Folder of a run, or the model that comes along: full (ten digits) or 3v7
     json:bool=False # Print one JSON object a picture?
 )->int: # 1 if a picture could not be read
     "Tell which digit is in each picture"

@@ -3,9 +3,10 @@
 # %% auto #0
 __all__ = ['digit_image', 'save_model', 'load_model', 'DigitModel']
 
-# %% ../nbs/09_inference.ipynb #2d893e05
+# %% ../nbs/09_inference.ipynb #9990dc01
 import hashlib, io, json, os, torch
 import numpy as np
+from importlib.resources import files
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -136,7 +137,7 @@ def save_model(
     config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(weights).hexdigest(), **info)
     _write(folder, {'model.safetensors': weights, 'config.json': json.dumps(config, indent=2).encode()})
 
-# %% ../nbs/09_inference.ipynb #238b43e1
+# %% ../nbs/09_inference.ipynb #a22470b7
 def _read_config(folder):
     path = folder/'config.json'
     try: config = json.loads(path.read_bytes())
@@ -158,11 +159,14 @@ def _load_weights(folder, sha256):
     if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(f"{path}: not the weights that config.json belongs to. Save the model again.")
     return weights
 
+_weights = Path(str(files('mnist_fast')))/'weights'
+
 def load_model(
-    folder:str|Path # what `save_model` wrote
+    folder:str|Path='full' # what `save_model` wrote; where there is no such folder, 'full' and '3v7' are the models that come along
 ): # a `DigitModel`
     "Read a model; raises `ValueError` for files that are missing, broken or foreign; nothing in them is ever run"
     folder = Path(folder)
+    if str(folder) in ('full','3v7') and not folder.exists(): folder = _weights/folder
     config = _read_config(folder)
     weights = _load_weights(folder, config.get('sha256'))
     try:

@@ -18,26 +18,29 @@ from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_los
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #7d265bf6
+# %% ../nbs/06_learner.ipynb #4b3d8f28
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
 _fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=0., schedule='fit_one_cycle', bs=128, ls=.1)
 
 _deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
+_little = dict(rotate=8., scale=.08, shear=.08, shift=1.2, warp=.5)
 
 _3v7 = dict( # threes and sevens
     linear     = dict(_book, model='linear', epochs=20, lr=1.),
     simple_net = dict(_book, model='simple_net', epochs=40, lr=.1, bs=64),
     cnn        = dict(_net, model='cnn', loss='mnist_loss', epochs=5, lr=.5),
-    speed      = dict(_fast, model='fast_cnn', loss='binary_cross_entropy', epochs=2, lr=.4))
+    speed      = dict(_fast, model='fast_cnn', loss='binary_cross_entropy', epochs=2, lr=.4),
+    best       = dict(_deep, widths=(16,32,64), loss='binary_cross_entropy', epochs=8, augment=_little))
 _full = dict( # all ten digits
     linear     = dict(_net, model='linear', loss='cross_entropy', epochs=5, lr=.1),
     simple_net = dict(_net, model='simple_net', n_hidden=50, loss='cross_entropy', epochs=10, lr=.4),
     cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2),
     speed      = dict(_fast, model='fast_cnn', loss='cross_entropy', epochs=1, lr=.5),
     standard   = dict(_deep, widths=(16,32,64), epochs=3),
-    tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(rotate=8, scale=.08, shear=.08, shift=1, warp=.3)))
+    best       = dict(_deep, widths=(32,64,128), epochs=16, augment=_little),
+    tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(_little, shift=1., warp=.3)))
 recipes = {'3v7': _3v7, 'full': _full}
 
 # %% ../nbs/06_learner.ipynb #8166e5c9

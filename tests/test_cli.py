@@ -328,7 +328,6 @@ evaluate; run
 evaluate none; none; no model|no such
 evaluate file; file; not a folder|no model
 evaluate .; no model
-predict x.png; --model
 predict --model .; images
 predict x.png --model none; none; no model|no such
 ladder --source digits --seeds 0; seeds; 0; 1 or more

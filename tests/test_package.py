@@ -26,6 +26,7 @@ def test_installs(python, tmp_path):
     where = sh(python, '-c', 'import mnist_fast.all, mnist_fast; print(mnist_fast.__file__)', cwd=tmp_path)
     assert str(tmp_path/'env') in where
     assert 'ladder' in sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)
+    sh(python, '-c', "from mnist_fast.inference import load_model; load_model('full'), load_model('3v7')", cwd=tmp_path)
 
 def test_facts(dist):
     import zipfile, configparser

@@ -8,8 +8,9 @@ cfg = get_config()
 root,nbs = cfg.config_path,cfg.nbs_path
 
 def link(m):
-    "A picture keeps its place in the repository, a notebook becomes its page"
+    "A picture or file keeps its place in the repository, a notebook becomes its page"
     bang,text,target = m.groups()
+    if target.startswith('../'): return f'{bang}[{text}]({target[3:]})'
     if bang: return f'![{text}]({nbs.name}/{target})'
     return f'[{text}]({doc_link(target, cfg.doc_url) if cfg.doc_url else re.sub("^(?=[0-9a-z_/]+[.]ipynb)", f"{nbs.name}/", target)})'
 
