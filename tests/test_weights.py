@@ -1,5 +1,5 @@
 "The models that come along: small, described, and as good as their card says"
-import re, pytest
+import pytest
 from conftest import bin, needs_mnist, root, sh
 from mnist_fast.data import get_digits
 from mnist_fast.inference import load_model
