@@ -137,7 +137,7 @@ def save_model(
     config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(weights).hexdigest(), **info)
     _write(folder, {'model.safetensors': weights, 'config.json': json.dumps(config, indent=2).encode()})
 
-# %% ../nbs/09_inference.ipynb #a22470b7
+# %% ../nbs/09_inference.ipynb #46d273c2
 def _read_config(folder):
     path = folder/'config.json'
     try: config = json.loads(path.read_bytes())
@@ -171,6 +171,7 @@ def load_model(
     weights = _load_weights(folder, config.get('sha256'))
     try:
         with torch.device('meta'): model = mnist_model(**config['model'])
+        strides = {k: p.stride() for k,p in model.named_parameters()}
         model.load_state_dict(weights, assign=True)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
         why = (str(e).splitlines()[1:] or [str(e)])[0].strip().rstrip('.')
@@ -179,6 +180,7 @@ def load_model(
     weights = model.state_dict()
     if any(w.is_complex() for w in weights.values()): raise ValueError(f"{folder}: some weights are complex numbers. Save the model again.")
     if not all(w.isfinite().all() for w in weights.values()): raise ValueError(f"{folder}: some weights are not numbers. Train the model again.")
+    for k,p in model.named_parameters(): p.data = torch.empty_strided(p.shape, strides[k]).copy_(p.data)
     return DigitModel(model, config)
 
 # %% ../nbs/09_inference.ipynb #dcb57917

@@ -19,7 +19,8 @@ def quiet_fit(learn, **kwargs):
 @pytest.mark.parametrize('task,name', [(t,n) for t in recipes for n in recipes[t]])
 def test_recipes(task, name):
     "Each recipe learns, and the same seed gives the same weights and history"
-    a,b = (quiet_fit(make[task](recipe=name, seed=3), epochs=2) for _ in range(2))
+    r = recipes[task][name]
+    a,b = (quiet_fit(make[task](recipe=name, seed=3), epochs=2, lr=r['lr']*32/r['bs']) for _ in range(2))
     assert a.recorder.losses[-1] < a.recorder.losses[0]
     for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
     assert a.recorder.values==b.recorder.values
