@@ -23,7 +23,7 @@ Two networks for handwritten digits, read by `load_model('full')` and `load_mode
 - **Made by** `make weights` with torch {torch} on {processor}, {cores} cores. Another machine may round differently and give other weights.
 - **Input**: one digit, bright on dark, framed as MNIST does it: `predict` and `digit_image` do that for a picture.
 - **Limits**: what is not a digit gets a digit all the same, often with high confidence; two digits on one picture get one answer.
-  Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rarer in MNIST too, and more often wrong.
+  Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too; how often they are wrong was not measured.
   The 3-vs-7 model calls every digit a three or a seven. Not for bank cheques, medicine, or anything else where a wrong digit does harm.
 '''
 
