@@ -4,7 +4,7 @@
 __all__ = ['compare', 'loader_rows', 'step_rows', 'epoch_rows', 'run_recipe', 'recipe_row', 'run_script', 'peer_row', 'start_row',
            'grow', 'growth_rows', 'plot_growth', 'about', 'bench_rows']
 
-# %% ../nbs/12_bench.ipynb #fe267c09
+# %% ../nbs/12_bench.ipynb #d6464e1f
 import json, os, platform, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median, stdev
@@ -13,8 +13,8 @@ from fastai.basics import *
 from fastai.callback.core import CancelValidException
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
-from .data import Digits, TensorDL, get_digits, mnist_dls, three_seven_dls
-from .learner import FastLearner, fit_recipe, get_recipe, mnist_learner, three_seven_learner
+from .data import Digits, TensorDL, get_digits
+from .learner import FastLearner, fit_recipe, mnist_learner, recipe_learner
 from .loss import cross_entropy
 from .model import mnist_model
 from .optimizer import FastSGD
@@ -110,9 +110,7 @@ def epoch_rows(
     fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
     return compare(f'an epoch of {model}, {len(x):,} images', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
 
-# %% ../nbs/12_bench.ipynb #6c93ee48
-_tasks = {'3v7': (three_seven_dls,three_seven_learner), 'full': (mnist_dls,mnist_learner)}
-
+# %% ../nbs/12_bench.ipynb #fa528009
 def _skip(self): raise CancelValidException
 
 def run_recipe(
@@ -120,14 +118,13 @@ def run_recipe(
     task:str, # '3v7' or 'full'
     recipe:str, # a name in `recipes[task]`
     seed:int # of weights and batches
-)->dict: # `accuracy` on the test set, `seconds` of training, and the trained `learn`er
+)->dict: # `accuracy` and `loss` on the test set, `seconds` of training, `params`, and the trained `learn`er
     "Train by a recipe and test once"
-    mk_dls,mk_learner = _tasks[task]
-    r = get_recipe(task, recipe)
-    learn = mk_learner(mk_dls(digits, bs=r['bs'], seed=seed), r, seed=seed)
+    learn = recipe_learner(digits, task, recipe, seed=seed)
     with learn.no_bar(), learn.no_logging():
         with learn.added_cbs(Callback(before_validate=_skip)): seconds = fit_recipe(learn)
-        return dict(accuracy=learn.validate(dl=learn.dls.test)[1], seconds=seconds, learn=learn)
+        loss,acc = learn.validate(dl=learn.dls.test)
+    return dict(accuracy=acc, loss=loss, seconds=seconds, params=sum(p.numel() for p in learn.model.parameters()), learn=learn)
 
 def recipe_row(
     digits:Digits, # from `get_digits`
@@ -139,7 +136,7 @@ def recipe_row(
     runs = [run_recipe(digits, task, recipe, s) for s in seeds]
     accs = [r['accuracy'] for r in runs]
     return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=stdev(accs) if len(accs)>1 else None, lowest=min(accs), highest=max(accs),
-        n=len(accs), seconds=median(r['seconds'] for r in runs), params=sum(p.numel() for p in runs[0]['learn'].model.parameters()), accuracies=accs)
+        n=len(accs), seconds=median(r['seconds'] for r in runs), params=runs[0]['params'], accuracies=accs)
 
 # %% ../nbs/12_bench.ipynb #6781d8ee
 _between = 'import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,s,u = os.wait4(p.pid, 0); print("\\n", u.ru_maxrss, file=sys.stderr); sys.exit(bool(s))'

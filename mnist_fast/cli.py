@@ -21,23 +21,18 @@ def _line(learn, row):
     "One epoch in words"
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-# %% ../nbs/10_cli.ipynb #12de0e53
+# %% ../nbs/10_cli.ipynb #6bd54d22
 def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     "Loaders and learner for a task, and the seconds that the data took"
     from fastai.callback.progress import ProgressCallback
-    from mnist_fast.data import get_digits, three_seven_dls, mnist_dls
-    from mnist_fast.learner import recipes, get_recipe, recipe_bs, three_seven_learner, mnist_learner
+    from mnist_fast.data import get_digits
+    from mnist_fast.learner import recipes, get_recipe, recipe_learner
     r = get_recipe(task, recipe or (model if model in recipes[task] else 'cnn'))
     if model and model!=r['model']: r = dict({k: v for k,v in r.items() if k not in ('n_hidden','width','widths')}, model=model)
-    mk_dls,mk_learner = (three_seven_dls,three_seven_learner) if task=='3v7' else (mnist_dls,mnist_learner)
-    start,digits = time.perf_counter(),get_digits(source)
-    dls = mk_dls(digits, bs=r['bs'] if bs is None else bs, valid=valid, seed=seed)
-    if bs is None:
-        bs = recipe_bs(r, len(dls.train_ds))
-        r,dls = dict(r, bs=bs, lr=r['lr']*(bs/r['bs'])**.5),mk_dls(digits, bs=bs, valid=valid, seed=seed)
-    data_s,learn = time.perf_counter()-start,mk_learner(dls, r, seed=seed)
+    start = time.perf_counter()
+    learn = recipe_learner(get_digits(source), task, r, valid, bs, seed)
     if not bar: learn.remove_cb(ProgressCallback)
-    return learn,data_s
+    return learn,time.perf_counter()-start
 
 # %% ../nbs/10_cli.ipynb #efbd625c
 _made = 'config.json model.safetensors metrics.json history.csv ladder.json'.split()
@@ -168,7 +163,7 @@ def predict(
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/10_cli.ipynb #ab2b2ce1
+# %% ../nbs/10_cli.ipynb #dc0acfd0
 def _pixel_rung(task, dist, source):
     from mnist_fast.baseline import PixelSimilarity
     from mnist_fast.data import three_seven_dls, mnist_dls
@@ -194,22 +189,18 @@ def _hand_rung(source, seed):
     return dict(accuracy=batch_accuracy(preds, yb).item(), loss=mnist_loss(preds, yb).item(), seconds=seconds, params=785)
 
 def _net_rung(task, name, source, seed):
-    from fastai.callback.core import Callback, CancelValidException
-    from mnist_fast.learner import fit_recipe
-    def skip(self): raise CancelValidException
-    learn,_ = _learner(task, name, None, source, None, 'test', seed)
-    with learn.no_logging(), learn.added_cbs(Callback(before_validate=skip)): train_s = fit_recipe(learn)
-    loss,acc = learn.validate(dl=learn.dls.test)
-    return dict(accuracy=acc, loss=loss, seconds=train_s, params=sum(p.numel() for p in learn.model.parameters()))
+    from mnist_fast.bench import run_recipe
+    from mnist_fast.data import get_digits
+    return run_recipe(get_digits(source), task, name, seed)
 
-# %% ../nbs/10_cli.ipynb #23620be0
+# %% ../nbs/10_cli.ipynb #f020bc9c
 def _rungs(source, n, seed):
     "Task, rung, how many runs, and the function that makes one of them with a given seed"
     for task in ('3v7','full'):
         for d in ('l1','l2'): yield task,f'pixel similarity {d.upper()}',[None],lambda s,t=task,d=d: _pixel_rung(t, d, source)
         seeds = range(seed, seed+n)
         if task=='3v7': yield task,'linear by hand',seeds,partial(_hand_rung, source)
-        for r in ('linear','simple_net','cnn'): yield task,r,seeds,partial(_net_rung, task, r, source)
+        for r in ('linear','simple_net','cnn','speed'): yield task,r,seeds,partial(_net_rung, task, r, source)
 
 def _mean(rows):
     "One row from the rows of several seeds"

@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['recipes', 'losses', 'get_recipe', 'FastLearner', 'three_seven_learner', 'mnist_learner', 'recipe_bs', 'fit_recipe',
-           'plot_curves', 'ablate']
+           'recipe_learner', 'plot_curves', 'ablate']
 
-# %% ../nbs/06_learner.ipynb #c34b5e74
+# %% ../nbs/06_learner.ipynb #bf775a43
 import time, matplotlib.pyplot as plt
 from functools import update_wrapper
 from fastai.basics import *
@@ -13,7 +13,7 @@ from fastai.callback.core import _inner_loop
 
 from fastai.metrics import accuracy
 from .callback import BatchAugment
-from .data import Digits, mnist_dls
+from .data import Digits, mnist_dls, three_seven_dls
 from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss, mnist_loss10
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
@@ -139,6 +139,26 @@ def fit_recipe(
     getattr(learn, r['schedule'])(epochs, lr)
     return time.perf_counter()-start
 
+# %% ../nbs/06_learner.ipynb #0be2ff91
+_tasks = {'3v7': (three_seven_dls,three_seven_learner), 'full': (mnist_dls,mnist_learner)}
+
+def recipe_learner(
+    digits:Digits, # from `get_digits`
+    task:str, # '3v7' or 'full'
+    recipe:str|dict, # a name in `recipes[task]`, or such a row
+    valid:str|float='test', # as for `mnist_dls`
+    bs:int|None=None, # items in a batch; by default `recipe_bs`
+    seed:int|None=None # of weights, batches and split
+)->Learner: # ready for `fit_recipe`
+    "Loaders and a `Learner` for a recipe"
+    r = get_recipe(task, recipe) if isinstance(recipe, str) else dict(recipe)
+    mk_dls,mk_learner = _tasks[task]
+    mk = partial(mk_dls, digits, valid=valid, seed=seed)
+    if bs is None:
+        bs = recipe_bs(r, len(mk().train_ds))
+        r.update(bs=bs, lr=r['lr']*(bs/r['bs'])**.5)
+    return mk_learner(mk(bs=bs), r, seed=seed)
+
 # %% ../nbs/06_learner.ipynb #540faeca
 def plot_curves(
     learn:Learner # just fitted: `validate` and `get_preds` make it forget the epochs
@@ -156,7 +176,7 @@ def plot_curves(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/06_learner.ipynb #a6c95dfa
+# %% ../nbs/06_learner.ipynb #e32cbe56
 def ablate(
     digits:Digits, # from `get_digits`
     recipe:dict, # a row of `recipes['full']`
@@ -166,10 +186,9 @@ def ablate(
 )->pd.DataFrame: # mean accuracy on that part, its deviation and its loss against the recipe as it is
     "Accuracy of a recipe for all digits with one thing changed at a time"
     def acc(seed, **change):
-        r = {**recipe, **change}
-        learn = mnist_learner(mnist_dls(digits, bs=r['bs'], valid=valid, seed=seed), r, seed=seed)
+        learn = recipe_learner(digits, 'full', {**recipe, **change}, valid, seed=seed)
         with learn.no_bar(), learn.no_logging(): fit_recipe(learn)
-        return learn.validate()[1]
+        return learn.recorder.values[-1][2]
     rows = pd.DataFrame({k: [acc(s, **o) for s in seeds] for k,o in {'as it is': {}, **changes}.items()})
     mean = rows.mean()
     return pd.DataFrame(dict(accuracy=mean, deviation=rows.std(), change=mean-mean['as it is'])).round(4)
