@@ -234,20 +234,39 @@ def _ladder_plots(rows, digits, out):
     _keep(plt.gcf(), out/'ideals.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #70354dca
+# %% ../nbs/10_cli.ipynb #a38ac9e7
+def _manual(digits, seeds, seed):
+    "The chapter by hand and by library, as rows and as text"
+    from mnist_fast.manual import manual_table
+    table = manual_table(digits, seeds, seed)
+    show = table.assign(difference=table.difference.map('{:.0e}'.format), correlation=table.correlation.round(6), ratio=table.ratio.map('{:.2f}'.format),
+        **{k[:-2]+'_ms': (table[k]*1000).map('{:.3f}'.format) for k in ('manual_s','api_s')}).drop(columns=['manual_s','api_s'])
+    return table.to_dict('records'),show.to_string(index=False)
+
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
-    seeds:int=5, # Runs of each rung where chance plays
+    seeds:int=5, # Runs of each rung where chance plays, or timings of each pair
     seed:int=0, # The first seed
+    manual:bool=False, # Compare what the chapter does by hand with the library instead?
     out:str=None, # Folder for plots and for the table as JSON
     json:bool=False # Print the rows as JSON?
 ):
     "Train and test every rung of the chapter, for both tasks"
-    from tqdm import tqdm
     from mnist_fast.data import get_digits
     from mnist_fast.inference import _write
     if seeds<1: raise ValueError(f"--seeds is {seeds}. Give 1 or more.")
-    digits,rows,folder = get_digits(source),[],_run_folder(out, None, None) if out else None
+    digits,folder = get_digits(source),_run_folder(out, None, None) if out else None
+    rows,text = _manual(digits, seeds, seed) if manual else _climb(digits, seeds, seed)
+    _say(json, f"{text}\n\nTest digits: {digits.source}{f'. Kept in {out}' if out else ''}", rows)
+    if not out: return
+    about = dict(command=f"mnist_fast ladder --source {source} --seeds {seeds} --seed {seed}{' --manual'*manual}", cores=os.cpu_count(), versions=_versions())
+    _write(folder, {'ladder.json': dumps(dict(**about, rows=rows), indent=2).encode()})
+    if not manual: _ladder_plots(rows, digits, folder)
+
+def _climb(digits, seeds, seed):
+    "The rungs, as rows and as text"
+    from tqdm import tqdm
+    rows = []
     rungs = list(_rungs(digits, seeds, seed))
     bar = tqdm(total=sum(len(ss) for _,_,ss,_ in rungs), disable=None, leave=False)
     for task,rung,ss,f in rungs:
@@ -258,11 +277,7 @@ def ladder(
             bar.update()
         rows.append(dict(task=task, rung=rung, **_mean(runs), source=digits.source))
     bar.close()
-    _say(json, f"{_table(rows)}\n\nTest digits: {digits.source}{f'. Plots are in {out}' if out else ''}", rows)
-    if out:
-        about = dict(command=f'mnist_fast ladder --source {source} --seeds {seeds} --seed {seed}', cores=os.cpu_count(), versions=_versions())
-        _write(folder, {'ladder.json': dumps(dict(**about, rows=rows), indent=2).encode()})
-        _ladder_plots(rows, digits, folder)
+    return rows,_table(rows)
 
 # %% ../nbs/10_cli.ipynb #a42b22f5
 _cols = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',

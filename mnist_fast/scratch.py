@@ -148,13 +148,13 @@ class Callback(GetAttr):
         wanted = event not in _batch_events or (self.run_train if self.learn.training else self.run_valid)
         if self.run and wanted: getattr(self, event, noop)()
 
-# %% ../nbs/07_scratch.ipynb #c9d6ef5b
+# %% ../nbs/07_scratch.ipynb #fdfd7fcb
 class Counter(Callback):
     "Counts the batches, and how much of the fit is done"
     order,run_valid = -10,False
     def before_fit(self):
         "From the start"
-        self.learn.train_iter,self.learn.pct_train = 0,0.
+        self.learn.train_iter,self.learn.pct_train,self.learn.loss = 0,0.,torch.zeros((), device=self.device)
 
     def before_batch(self):
         "So much is done"
