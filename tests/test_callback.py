@@ -1,7 +1,15 @@
-"Augmentation: a function of the seed and its strengths, for every shape that the loaders give"
+"Augmentation: a function of the seed and its strengths, for every shape that the loaders give. Hard examples: chosen by their loss"
 import pytest, torch
+from functools import partial, update_wrapper
 from hypothesis import given, settings, strategies as st
-from mnist_fast.callback import augment
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import SGD
+from fastai.torch_core import set_seed
+from mnist_fast.callback import HardExamples, augment
+from mnist_fast.data import TensorDL, get_digits
+from mnist_fast.loss import cross_entropy
+from mnist_fast.model import linear
 
 still = dict(rotate=0, scale=0, shear=0, shift=0, warp=0)
 
@@ -47,3 +55,26 @@ def test_gradient():
     x = torch.rand(2,1,28,28, requires_grad=True)
     augment(x).sum().backward()
     assert x.grad.abs().sum()>0
+
+@pytest.mark.parametrize('start', [0.,.5])
+def test_hard_examples_on_tensors(start):
+    "Our own loader, a loss of ours with smoothing, two runs alike: the wrongly labelled items come up in each later epoch"
+    def run():
+        set_seed(3)
+        digits = get_digits('digits')
+        x,y = digits.x[:500,None],digits.y[:500].clone()
+        y[:20] = (y[:20]+1)%10
+        dl = TensorDL(x, y, bs=64, shuffle=True, seed=1)
+        loss = update_wrapper(partial(cross_entropy, ls=.1), cross_entropy)
+        learn = Learner(DataLoaders(dl, dl), linear(10), loss, opt_func=SGD, lr=.1, cbs=HardExamples(start, .2, .1))
+        with learn.no_logging(): learn.fit(6)
+        return learn
+    a,b = run(),run()
+    assert torch.equal(a.model[1].weight, b.model[1].weight) and torch.equal(a.hard_examples.scores, b.hard_examples.scores)
+    assert len(a.hard_examples.idxs)==150 and len(set(a.hard_examples.idxs.tolist()))==150
+    assert set(a.hard_examples.scores.topk(60).indices.tolist())>=set(range(15)) or start==0
+    assert len(a.dls.train)==8 and a.recorder.iters[-1]==(sum([8]*3+[3]*3) if start else 18)
+
+@pytest.mark.parametrize('kw', [dict(hard=0), dict(easy=-.1), dict(start=2), dict(hard=.7, easy=.4)])
+def test_hard_examples_refuses(kw):
+    with pytest.raises(ValueError, match='parts of the whole'): HardExamples(**kw)
