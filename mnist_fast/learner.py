@@ -4,7 +4,7 @@
 __all__ = ['recipes', 'losses', 'get_recipe', 'FastLearner', 'three_seven_learner', 'mnist_learner', 'recipe_bs', 'fit_recipe',
            'recipe_learner', 'plot_curves', 'ablate']
 
-# %% ../nbs/06_learner.ipynb #bf775a43
+# %% ../nbs/06_learner.ipynb #a2afe07f
 import time, matplotlib.pyplot as plt
 from functools import update_wrapper
 from fastai.basics import *
@@ -12,13 +12,13 @@ from fastai.callback.all import *
 from fastai.callback.core import _inner_loop
 
 from fastai.metrics import accuracy
-from .callback import BatchAugment
+from .callback import BatchAugment, HardExamples
 from .data import Digits, mnist_dls, three_seven_dls
 from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss, mnist_loss10
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #4b3d8f28
+# %% ../nbs/06_learner.ipynb #08a2cf59
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
@@ -26,6 +26,7 @@ _fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=0., sched
 
 _deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
 _little = dict(rotate=8., scale=.08, shear=.08, shift=1.2, warp=.5)
+_much = dict(rotate=10., scale=.1, shear=.1, shift=1.5, warp=.6)
 
 _3v7 = dict( # threes and sevens
     linear     = dict(_book, model='linear', epochs=20, lr=1.),
@@ -39,7 +40,7 @@ _full = dict( # all ten digits
     cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2),
     speed      = dict(_fast, model='fast_cnn', loss='cross_entropy', epochs=1, lr=.5),
     standard   = dict(_deep, widths=(16,32,64), epochs=3),
-    best       = dict(_deep, widths=(32,64,128), epochs=16, augment=_little),
+    best       = dict(_deep, model='branch_cnn', widths=(48,96,176), epochs=28, augment=_much, hard=dict(start=.3, hard=.4, easy=.2)),
     tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(_little, shift=1., warp=.3)))
 recipes = {'3v7': _3v7, 'full': _full}
 
@@ -80,7 +81,7 @@ class FastLearner(Learner):
         device = next(self.model.parameters()).device
         return b if all(isinstance(o, Tensor) and o.device==device for o in b) else super()._set_device(b)
 
-# %% ../nbs/06_learner.ipynb #547bd82d
+# %% ../nbs/06_learner.ipynb #5e0247de
 def _loss(r): return update_wrapper(partial(losses[r['loss']], ls=r['ls']), losses[r['loss']]) if 'ls' in r else losses[r['loss']]
 
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
@@ -91,7 +92,8 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
     opt_func = partial(_opts[r['opt']], **({} if r['opt']=='BasicOptim' else pick('mom wd nesterov')))
     defs = dict(loss_func=_loss(r), opt_func=opt_func, metrics=metric, **pick('lr moms'))
     learn = FastLearner(dls, model.to(dls.device), **merge(defs, kwargs))
-    if 'augment' in r: learn.add_cb(BatchAugment(**r['augment']))
+    for k,cb in dict(augment=BatchAugment, hard=HardExamples).items():
+        if k in r: learn.add_cb(cb(**r[k]))
     learn.task,learn.recipe = task,r
     return learn
 
