@@ -12,4 +12,5 @@ from .model import *
 from .callback import *
 from .learner import *
 from .scratch import init_params, linear1, calc_grad, train_epoch, validate_epoch, train_model
+from .interpret import *
 from .inference import *

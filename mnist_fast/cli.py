@@ -51,7 +51,7 @@ def _versions():
     from importlib.metadata import version
     return dict(mnist_fast=__version__, python=sys.version.split()[0], **{o: version(o) for o in ('fastai','torch','numpy')})
 
-# %% ../nbs/10_cli.ipynb #687000a3
+# %% ../nbs/10_cli.ipynb #8cbe9549
 def _keep(fig, path):
     "A plot as a whole file"
     from io import BytesIO
@@ -61,24 +61,17 @@ def _keep(fig, path):
     _write(path.parent, {path.name: f.getvalue()})
 
 def _plots(learn, out):
-    "Confusion matrix and the most costly mistakes as pictures"
+    "Confusion matrix and the surest mistakes as pictures"
     import matplotlib.pyplot as plt
-    from mnist_fast.data import show_digits
-    from sklearn.metrics import ConfusionMatrixDisplay
-    _,targs,preds = learn.get_preds(dl=learn.dls.test, with_decoded=True)
-    *_,losses = learn.get_preds(dl=learn.dls.test, with_loss=True)
-    vocab,preds,targs = learn.dls.vocab,preds.flatten(),targs.flatten()
-    ConfusionMatrixDisplay.from_predictions(targs, preds, display_labels=vocab, colorbar=False)
-    _keep(plt.gcf(), out/'confusion.png')
-    worst = losses.flatten().argsort(descending=True)[:20]
-    show_digits(learn.dls.test.dataset.x[worst], [f'{vocab[targs[i]]}, said {vocab[preds[i]]}' for i in worst], nrows=4, imsize=1.8)
-    _keep(plt.gcf(), out/'mistakes.png')
+    from mnist_fast.interpret import plot_confusion, plot_most_wrong
+    _keep(plot_confusion(learn), out/'confusion.png')
+    _keep(plot_most_wrong(learn, 20, imsize=2.), out/'mistakes.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #dc200a46
+# %% ../nbs/10_cli.ipynb #9e075023
 def train(
     task:_Task='full', # Threes and sevens, or all ten digits
-    model:str=None, # linear, simple_net, cnn, fast_cnn or deep_cnn (default: the recipe's)
+    model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
     recipe:str=None, # A named set of settings, such as speed or standard (default: the one named like the model, else cnn)
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     epochs:int=None, # Passes over the training set (default: the recipe's)

@@ -244,7 +244,7 @@ def test_predict_ascii(job):
 
 def test_ladder(job, dir):
     rows = sure(quiet(job('ladder')).stdout)
-    assert [r['task'] for r in rows]==['3v7']*6+['full']*5
+    assert [r['task'] for r in rows]==['3v7']*7+['full']*6
     assert all({'task','rung','accuracy','loss','seconds','params'}<=set(r) for r in rows)
     assert len({(r['task'],r['rung']) for r in rows})==13 and all(0<r['accuracy']<=1 and r['seconds']>0 and r['params']>=785 for r in rows)
     assert {'ladder.json','ladder.png'}<=set(snap(dir/'lad'))

@@ -1,0 +1,257 @@
+"Looking inside a model: what is drawn and listed is so, the learner stays as it was, and bad input is told apart in a sentence"
+import matplotlib.pyplot as plt, pandas as pd, pytest, torch
+from copy import deepcopy
+from fastai.callback.all import ActivationStats
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD
+from mnist_fast.callback import GradNorm
+from mnist_fast.data import TensorDL, get_digits, mnist_dls, three_seven_dls
+from mnist_fast.interpret import (_random_direction, loss_surface, most_confused, most_wrong, plot_activations, plot_confusion,
+    plot_most_wrong, plot_surface, plot_weights)
+from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, three_seven_learner
+from mnist_fast.loss import cross_entropy
+from mnist_fast.model import mnist_model
+from mnist_fast.optimizer import FastSGD
+from torch.nn.utils import get_total_norm
+
+each = pytest.mark.parametrize
+digits = get_digits('digits')
+make = {'3v7': lambda valid='test', **kw: three_seven_learner(three_seven_dls(digits, bs=32, seed=1, valid=valid), **kw),
+    'full': lambda valid='test', **kw: mnist_learner(mnist_dls(digits, bs=32, seed=1, valid=valid), **kw)}
+
+def quiet_fit(learn, **kw):
+    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, **kw)
+    return learn
+
+def relus(model): return [m for m in flatten_model(model) if isinstance(m, nn.ReLU)]
+
+@pytest.fixture(autouse=True)
+def close():
+    yield
+    plt.close('all')
+
+@pytest.fixture(scope='module', params=['3v7','full'])
+def learn(request):
+    "With mistakes enough: one short epoch"
+    return quiet_fit(make[request.param](.2, recipe='speed', seed=3, cbs=GradNorm()), epochs=1, lr=.005)
+
+def by_hand(learn, dl):
+    "Labels, and probabilities of each class"
+    learn.model.eval()
+    x,y = dl.dataset[:]
+    with torch.no_grad(): out = learn.model(x)
+    p = torch.cat([1-out.sigmoid(),out.sigmoid()], 1) if out.shape[1]==1 else out.softmax(1)
+    return y.flatten(),p
+
+@each('which', ['test','valid','train'])
+def test_most_wrong(learn, which):
+    "Against the model asked directly, for a shuffled loader too"
+    dl = getattr(learn.dls, which)
+    y,p = by_hand(learn, dl)
+    df,vocab = most_wrong(learn, 10**6, None if which=='test' else dl),learn.dls.vocab
+    assert sorted(df['index'])==(p.argmax(1)!=y).nonzero().flatten().tolist() and len(df)>0
+    for o in df.itertuples():
+        i = o[1]
+        assert (o.label,o.said)==(vocab[y[i]],vocab[p[i].argmax()]) and o.probability==pytest.approx(p[i].max().item(), abs=1e-5)
+    assert df.probability.is_monotonic_decreasing and list(df.index)==list(range(len(df)))
+    assert most_wrong(learn, 2, dl)['index'].tolist()==most_wrong(learn, 10**6, dl)['index'].tolist()[:2]
+
+def test_confusion(learn):
+    df = most_confused(learn, 1000)
+    assert df['count'].sum()==len(most_wrong(learn, 10**6)) and df['count'].is_monotonic_decreasing and (df.label!=df.said).all()
+    drawn = [int(t.get_text()) for t in plot_confusion(learn).axes[0].texts]
+    assert len(drawn)==len(learn.dls.vocab)**2 and sum(drawn)==len(learn.dls.test.dataset)
+
+def test_pictures(learn):
+    "As many as asked for, or as there are, with titles that say what the table says; the rest of the grid stays empty"
+    df = most_wrong(learn, 3)
+    fig = plot_most_wrong(learn, 3, ncols=2)
+    axs = [ax for ax in fig.axes if ax.images]
+    assert len(axs)==len(df) and not any(ax.axison for ax in fig.axes)
+    for ax,o in zip(axs, df.itertuples()):
+        assert ax.get_title().startswith(f'{o.label}, said {o.said}')
+        assert torch.equal(torch.as_tensor(ax.images[0].get_array()), learn.dls.test.dataset[o[1]][0].view(28,28))
+
+def test_no_mistakes(learn):
+    x,_ = learn.dls.test.dataset[:]
+    _,p = by_hand(learn, learn.dls.test)
+    dl = TensorDL(x, p.argmax(1) if p.shape[1]>2 else p.argmax(1)[:,None])
+    assert list(most_wrong(learn, 5, dl))==['index','label','said','probability'] and most_wrong(learn, 5, dl).empty
+    assert list(most_confused(learn, 5, dl))==['label','said','count'] and most_confused(learn, 5, dl).empty
+    assert plot_most_wrong(learn, 5, dl).get_suptitle()=='no mistakes'
+
+def test_left_as_it_was(learn):
+    "Recorder, callbacks, gradients kept, mode of each part, weights, statistics, and the order of the next pass"
+    bn = next(m for m in learn.model.modules() if isinstance(m, nn.BatchNorm2d))
+    learn.model.train()
+    bn.eval()
+    gen = learn.dls.train.gen
+    def state(): return (learn.recorder.values[:], [*learn.cbs], len(learn.grad_norm.kept), [m.training for m in learn.model.modules()], learn.training,
+        {k: v.tolist() for k,v in learn.model.state_dict().items()}, gen.get_state().tolist(), torch.get_rng_state().tolist())
+    before = state()
+    for f in most_wrong,plot_most_wrong,plot_confusion,most_confused:
+        for dl in None,learn.dls.train: f(learn, dl=dl)
+    loss_surface(learn.model, *learn.dls.valid.one_batch(), learn.loss_func, steps=2)
+    assert state()==before
+    assert learn.recorder.values
+
+def test_any_learner():
+    "fastai's and PyTorch's loaders, no vocab, a loss that does not know its activation, one axis of predictions"
+    x,y = three_seven_dls(digits).train_ds[:300]
+    items = list(zip(x, y))
+    for dl in DataLoader(items, bs=50, shuffle=True, drop_last=True),torch.utils.data.DataLoader(items, batch_size=64):
+        learn = Learner(DataLoaders(dl, dl), nn.Linear(784, 1), lambda p,t: nn.functional.binary_cross_entropy_with_logits(p, t.float()))
+        df = most_wrong(learn, 1000, dl)
+        assert {*df.label,*df.said}=={'0','1'} and len(df)==((learn.model(x)>0)!=y).sum() and (df.probability>=.5).all()
+        assert len(plot_most_wrong(learn, 4).axes)==4
+    flat = Learner(DataLoaders(dl, dl), nn.Sequential(learn.model, nn.Flatten(0)), lambda p,t: p.mean())
+    pd.testing.assert_frame_equal(most_wrong(flat, 1000), df)
+
+@each('f', [most_wrong,plot_most_wrong,most_confused])
+def test_bad_n(learn, f):
+    with pytest.raises(ValueError, match='Give 1 or more'): f(learn, 0)
+
+def test_bad_loaders(learn):
+    with pytest.raises(ValueError, match='no labels'): most_wrong(learn, dl=TensorDL(learn.dls.valid.dataset.x))
+    three = Learner(learn.dls, mnist_model('linear', n_out=3), lambda p,t: p.mean())
+    with pytest.raises(ValueError, match='3 classes'): plot_confusion(three)
+
+@each('name,n_out', [('linear',1), ('linear',10), ('simple_net',1), ('simple_net',10)])
+def test_weights(name, n_out):
+    "A picture a row, on one symmetric scale; titles where an output has a name"
+    model = mnist_model(name, n_out=n_out)
+    w,fig = model[1].weight.detach(),plot_weights(model)
+    axs = [ax for ax in fig.axes if ax.images and ax.images[0].get_array().shape==(28,28)]
+    assert len(axs)==len(w) and {ax.images[0].get_clim() for ax in axs}=={(-w.abs().max().item(),w.abs().max().item())}
+    assert all(torch.equal(torch.as_tensor(ax.images[0].get_array()), o.view(28,28)) for ax,o in zip(axs, w))
+    assert [ax.get_title() for ax in axs]==([str(i) for i in range(10)] if (name,n_out)==('linear',10) else ['']*len(w))
+    assert len(plot_weights(model[1]).axes)==len(plot_weights(w).axes)==len(fig.axes)
+
+def test_weights_by_name():
+    axs = plot_weights(mnist_model('linear', n_out=2), ['seven','three']).axes
+    assert [ax.get_title() for ax in axs[:2]]==['seven','three']
+
+@each('w', [torch.zeros(1,784), torch.ones(3,784).half(), torch.rand(2,784).bfloat16()], ids=lambda o: str(o.dtype))
+def test_weights_of_any_kind(w):
+    "Weights that are all 0 are white"
+    im = plot_weights(w).axes[0].images[0]
+    assert im.get_clim()==(-(w.max().item() or 1),w.max().item() or 1)
+    if not w.any(): assert im.cmap(im.norm(im.get_array()))[...,:3].min()>.95
+
+@each('bad', [mnist_model('cnn'), nn.ReLU(), torch.zeros(784,1), torch.zeros(784), nn.Linear(28,28)], ids=lambda o: type(o).__name__)
+def test_bad_weights(bad):
+    with pytest.raises(ValueError, match='784 inputs'): plot_weights(bad)
+
+@each('name,n', [('simple_net',1), ('cnn',3), ('fast_cnn',2), ('deep_cnn',5)])
+@each('every', [None,3])
+def test_activations(name, n, every):
+    "The callback hears under `FastLearner` what it hears under `Learner`; every ReLU is drawn, with all that was kept"
+    def run(cls):
+        torch.manual_seed(0)
+        model = mnist_model(name, n_out=10)
+        learn = cls(mnist_dls(digits, bs=200, seed=1), model, cross_entropy, opt_func=FastSGD, lr=.1)
+        learn.add_cb(ActivationStats(with_hist=True, modules=relus(model), every=every))
+        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        return learn
+    a,b = run(FastLearner),run(Learner)
+    for i in range(n):
+        assert torch.equal(a.activation_stats.hist(i), b.activation_stats.hist(i)) and a.activation_stats.layer_stats(i)==b.activation_stats.layer_stats(i)
+    steps = len(range(0, len(a.dls.train), every or 1))
+    fig = plot_activations(a)
+    assert len(fig.axes)==4*n and fig.axes[0].images[0].get_array().shape==(40,steps)
+    assert list(fig.axes[1].lines[0].get_xdata())==list(range(0, len(a.dls.train), every or 1))
+    most_wrong(a)
+    assert len(a.activation_stats.stats)==steps
+    a.validate()
+    with pytest.raises(ValueError, match='plot before'): plot_activations(a)
+
+@each('cb', [None, lambda m: ActivationStats(modules=relus(m)), lambda m: ActivationStats(with_hist=True, modules=[])])
+def test_no_activations(cb):
+    learn = make['full'](recipe='linear')
+    if cb: learn.add_cb(cb(learn.model))
+    with pytest.raises(ValueError, match='with_hist=True'): plot_activations(learn)
+    quiet_fit(learn, epochs=1)
+    with pytest.raises(ValueError, match='with_hist=True'): plot_activations(learn)
+
+def batch(n=64): return mnist_dls(digits).train_ds[:n]
+
+@each('name', ['linear','simple_net','cnn','deep_cnn'])
+def test_surface(name):
+    "The same for the same seed; the loss itself in the middle; nothing of the model changes"
+    torch.manual_seed(0)
+    model,(xb,yb) = mnist_model(name, n_out=10).train(),batch()
+    state,ids = deepcopy(model.state_dict()),[id(p) for p in model.parameters()]
+    z = loss_surface(model, xb, yb, cross_entropy, span=.3, steps=7, seed=1)
+    assert z.shape==(7,7) and model.training and [id(p) for p in model.parameters()]==ids and all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(v, state[k]) for k,v in model.state_dict().items())
+    with torch.no_grad(): assert z.loc[0.,0.]==cross_entropy(model.eval()(xb), yb).item()
+    pd.testing.assert_frame_equal(z, loss_surface(model, xb, yb, cross_entropy, span=.3, steps=7, seed=1))
+    assert not z.equals(loss_surface(model, xb, yb, cross_entropy, span=.3, steps=7, seed=2))
+    assert not model.training and z.columns[[0,-1]].tolist()==[-.3,.3]
+
+def test_directions():
+    "As long as the weights, for each neuron and each filter; nothing for biases and batch norms"
+    w = {k: o for k,o in mnist_model('cnn').state_dict().items() if o.is_floating_point()}
+    for k,d in _random_direction(w, torch.Generator().manual_seed(0)).items():
+        if w[k].dim()<2: assert not d.any()
+        else: assert torch.allclose(d.flatten(1).norm(dim=1), w[k].flatten(1).norm(dim=1), rtol=1e-4) and not torch.allclose(d, w[k])
+
+@each('error', [KeyboardInterrupt, ValueError])
+@each('at', [1,5])
+def test_surface_interrupted(error, at):
+    "Stopped in the middle, in the model or in the loss, the model is what it was"
+    model,(xb,yb) = mnist_model('cnn', n_out=10).train(),batch(8)
+    state,n = deepcopy(model.state_dict()),[]
+    def stop(*args):
+        n.append(1)
+        if len(n)==at: raise error
+        return torch.tensor(0.)
+    with pytest.raises(error): loss_surface(model, xb, yb, stop)
+    n.clear()
+    handle = model[4].register_forward_hook(lambda *args: (stop(),None)[1])
+    with pytest.raises(error): loss_surface(model, xb, yb, cross_entropy)
+    handle.remove()
+    assert all(torch.equal(v, state[k]) for k,v in model.state_dict().items()) and all(m.training for m in model.modules())
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters()) and len(list(model.parameters()))==11
+
+def test_towards():
+    "From one model to the other, statistics of batch norms too"
+    xb,yb = batch()
+    a,b = (quiet_fit(make['full'](recipe='speed', seed=s), epochs=1).model for s in (0,1))
+    z = loss_surface(a, xb, yb, cross_entropy, span=1., steps=4, towards=b)
+    assert z.index.tolist()==[-1.,0.,1.,2.] and z.columns.tolist()==pytest.approx([-1.,-1/3,1/3,1.])
+    z = loss_surface(a, xb, yb, cross_entropy, span=.5, steps=5, towards=b)
+    with torch.no_grad(): assert z[0.][[0.,1.]].tolist()==pytest.approx([cross_entropy(m.eval()(xb), yb).item() for m in (a,b)], rel=1e-4)
+    fig = plot_surface(z)
+    assert fig.axes[0].get_ylabel()=='towards the other model' and fig.axes[0].get_ylim()==(-.5,1.5)
+
+@each('kw,match', [(dict(steps=1),'2 or more'), (dict(span=0),'above 0'), (dict(span=float('nan')),'above 0'), (dict(span=float('inf')),'above 0'),
+    (dict(yb=torch.zeros(3)),'one label'), (dict(towards=mnist_model('cnn')),'same kind'), (dict(towards=mnist_model('simple_net', n_out=10, n_hidden=4)),'same kind')])
+def test_bad_surface(kw, match):
+    xb,yb = batch(8)
+    with pytest.raises(ValueError, match=match): loss_surface(mnist_model('simple_net', n_out=10), xb, **{**dict(yb=yb, loss_func=cross_entropy), **kw})
+
+class Total(Callback):
+    def before_fit(self): self.totals = []
+    def before_step(self): self.totals.append(get_total_norm([p.grad for p in self.model.parameters()]).item())
+
+@each('task', make)
+def test_grad_norm(task):
+    "The squares add up to what PyTorch's clipping goes by, also after the callback has gone"
+    cb,total = GradNorm(),Total()
+    learn = make[task](recipe='cnn', seed=0, cbs=total)
+    with learn.added_cbs(cb): quiet_fit(learn, epochs=1)
+    assert list(cb.norms)==[n for n,_ in learn.model.named_parameters()]
+    assert (cb.norms**2).sum(axis=1).pow(.5).tolist()==pytest.approx(total.totals, rel=1e-4) and len(total.totals)==len(learn.dls.train)
+    assert len(cb.plot().axes[0].lines)==len(learn.model.state_dict())-9
+
+def test_grad_norm_asks_for_no_number():
+    "Tensors without data would raise where a value is asked for"
+    learn = Learner(DataLoaders([], []), nn.Linear(3, 2, device='meta'), cross_entropy, opt_func=SGD, cbs=GradNorm())
+    learn.model.weight.grad = torch.zeros(2, 3, device='meta')
+    learn.grad_norm.before_fit()
+    for _ in range(3): learn.grad_norm.after_backward()
+    assert [o.shape for o in learn.grad_norm.kept]==[(2,)]*3
+    with pytest.raises(Exception): learn.grad_norm.kept[0].tolist()
+
+def test_grad_norm_before_fit():
+    with pytest.raises(ValueError, match='Fit first'): GradNorm().norms
