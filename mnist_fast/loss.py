@@ -87,10 +87,10 @@ def binary_cross_entropy(
     _check_binary(targets)
     return F.binary_cross_entropy_with_logits(predictions, targets*(1-ls)+ls/2, reduction=reduction)
 
-# %% ../nbs/02_loss.ipynb #44d4e680
+# %% ../nbs/02_loss.ipynb #83b1f131
 def _softmax(x): return x.softmax(-1)
 def _over_half(p): return (p>0.5).long()
 def _largest(p): return p.argmax(-1)
 
-for _f in (mnist_loss,binary_cross_entropy): _f.activation,_f.decodes = sigmoid,_over_half
-for _f in (mnist_loss10,cross_entropy): _f.activation,_f.decodes = _softmax,_largest
+for _f in (mnist_loss,binary_cross_entropy): _f.activation,_f.decodes,_f.y_int = sigmoid,_over_half,True
+for _f in (mnist_loss10,cross_entropy): _f.activation,_f.decodes,_f.y_int = _softmax,_largest,True

@@ -2,8 +2,9 @@
 import json, pickle, pytest, torch
 from conftest import bin, needs_mnist, sh
 from fastai.basics import Callback, CancelEpochException, Learner
+from fastai.callback.mixup import MixUp
 from mnist_fast.data import get_digits, mnist_dls, three_seven_dls
-from mnist_fast.learner import FastLearner, fit_recipe, get_recipe, mnist_learner, recipes, three_seven_learner
+from mnist_fast.learner import FastLearner, fit_recipe, get_recipe, mnist_learner, recipe_learner, recipes, three_seven_learner
 from mnist_fast.loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss
 from mnist_fast.model import mnist_model
 from mnist_fast.optimizer import BasicOptim, FastSGD
@@ -108,3 +109,10 @@ def test_recipe_for_both():
     assert learn.batch_augment.how['rotate']==5 and learn.loss_func.keywords=={'ls': .1} and learn.loss_func.decodes is binary_cross_entropy.decodes
     quiet_fit(learn, epochs=1)
     assert learn.opt.hypers[0]['wd']==.1
+
+@pytest.mark.parametrize('task,recipe', [('3v7','simple_net'), ('3v7','speed'), ('full','speed'), ('full','linear')])
+def test_mixup(task, recipe):
+    "fastai's MixUp mixes the losses of whole-numbered labels"
+    learn = recipe_learner(digits, task, recipe, seed=0)
+    with learn.no_logging(): learn.fit(3, learn.lr if recipe!='linear' else .1, cbs=MixUp(.2))
+    assert learn.validate()[1]>.6
