@@ -81,7 +81,7 @@ class FastLearner(Learner):
         device = next(self.model.parameters()).device
         return b if all(isinstance(o, Tensor) and o.device==device for o in b) else super()._set_device(b)
 
-# %% ../nbs/06_learner.ipynb #5e0247de
+# %% ../nbs/06_learner.ipynb #e0f84276
 def _loss(r): return update_wrapper(partial(losses[r['loss']], ls=r['ls']), losses[r['loss']]) if 'ls' in r else losses[r['loss']]
 
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
@@ -93,7 +93,7 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
     defs = dict(loss_func=_loss(r), opt_func=opt_func, metrics=metric, **pick('lr moms'))
     learn = FastLearner(dls, model.to(dls.device), **merge(defs, kwargs))
     for k,cb in dict(augment=BatchAugment, hard=HardExamples).items():
-        if k in r: learn.add_cb(cb(**r[k]))
+        if r.get(k): learn.add_cb(cb(**r[k]))
     learn.task,learn.recipe = task,r
     return learn
 

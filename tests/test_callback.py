@@ -1,15 +1,19 @@
-"Augmentation: a function of the seed and its strengths, for every shape that the loaders give. Hard examples: chosen by their loss"
+"Augmentation: a function of the seed and its strengths, for every shape that the loaders give. Hard examples: chosen by their loss. The others: in every Learner"
 import pytest, torch
 from functools import partial, update_wrapper
 from hypothesis import given, settings, strategies as st
+from fastai.callback.core import Callback
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
-from mnist_fast.callback import HardExamples, augment
-from mnist_fast.data import TensorDL, get_digits
+from mnist_fast import scratch
+from mnist_fast.callback import EMA, GradNorm, HardExamples, KeepBest, NaNGuard, StopAt, augment
+from mnist_fast.data import TensorDL, get_digits, mnist_dls
+from mnist_fast.learner import FastLearner
 from mnist_fast.loss import cross_entropy
-from mnist_fast.model import linear
+from mnist_fast.model import linear, mnist_model
 
 still = dict(rotate=0, scale=0, shear=0, shift=0, warp=0)
 
@@ -78,3 +82,76 @@ def test_hard_examples_on_tensors(start):
 @pytest.mark.parametrize('kw', [dict(hard=0), dict(easy=-.1), dict(start=2), dict(hard=.7, easy=.4)])
 def test_hard_examples_refuses(kw):
     with pytest.raises(ValueError, match='parts of the whole'): HardExamples(**kw)
+
+def learner(cls=Learner, recipe='cnn', seed=0, **kwargs):
+    set_seed(seed)
+    learn = cls(mnist_dls('digits', bs=64, seed=seed), mnist_model(recipe, n_out=10), cross_entropy, opt_func=SGD, lr=.1, metrics=accuracy, **kwargs)
+    learn.logger = lambda *_: None
+    return learn
+
+def weights(learn): return {k: o.clone() for k,o in learn.model.state_dict().items()}
+
+def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+
+mks = dict(stop=lambda: StopAt('accuracy', .9), best=lambda: KeepBest('accuracy'), ema=lambda: EMA(.9), guard=NaNGuard, norm=GradNorm, hard=lambda: HardExamples(.3, .3, .1))
+
+@pytest.mark.parametrize('cb', mks)
+def test_in_each_learner(cb):
+    "fastai's Learner, the faster one and the one from scratch end with the same weights"
+    def fitted(cls):
+        learn = learner(cls, cbs=mks[cb]())
+        learn.fit(3)
+        return learn
+    learns = [fitted(o) for o in (Learner, FastLearner, scratch.Learner)]
+    assert same(weights(learns[0]), weights(learns[1])) and same(weights(learns[0]), weights(learns[2]))
+    assert [list(o) for o in learns[0].recorder.values]==[list(o) for o in learns[1].recorder.values]
+
+def test_validate_leaves_them_alone():
+    "Validation and prediction after the fit change nothing and end nothing"
+    learn = learner(cbs=[StopAt('accuracy', .5), KeepBest('accuracy'), EMA(.9), NaNGuard(), HardExamples()])
+    learn.fit(4)
+    assert len(learn.recorder.values)<4 and learn.recorder.stopped.startswith('accuracy reached 0.')
+    before,model = weights(learn),learn.model
+    a,b = learn.validate(),learn.validate()
+    learn.get_preds()
+    assert a==b and same(before, weights(learn)) and learn.model is model
+    learn.fit(1)
+    assert not same(before, weights(learn))
+
+def test_ema_batch_norm():
+    "The buffers are averaged as the weights are, and the model stays the model"
+    learn = learner(cbs=EMA(.95))
+    learn.fit(4)
+    assert learn.ema.raw is learn.model and learn.model[2].num_batches_tracked>0
+    for p,q in zip(learn.model.state_dict().values(), learn.ema.average.module.state_dict().values()): assert torch.equal(p, q)
+    assert learn.validate()[1]>.9
+
+@pytest.mark.parametrize('decay', [-.1,1.1,float('nan')])
+def test_ema_refuses(decay):
+    with pytest.raises(ValueError, match='from 0 to 1'): EMA(decay)
+
+def test_nan_in_a_layer():
+    "The layer is named, and the weights are those of the step before"
+    class Poison(Callback):
+        def before_batch(self):
+            if self.train_iter==3: self.good,self.model[4].weight.data[0] = weights(self.learn),float('nan')
+    learn = learner(cbs=[Poison(), NaNGuard()])
+    with pytest.warns(UserWarning, match=r'Batch 3 of epoch 0: the loss is nan; the first layer that gives such numbers is 4 \(Conv2d\)'): learn.fit(2)
+    assert learn.train_iter==3
+
+def test_nan_in_a_gradient():
+    class Root(torch.nn.Module):
+        def forward(self, x): return (x*0).sum(1, keepdim=True).sqrt()+x
+    set_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), Root())
+    learn = Learner(mnist_dls('digits', bs=64), model, cross_entropy, opt_func=SGD, lr=.1, cbs=NaNGuard())
+    learn.logger = lambda *_: None
+    before = weights(learn)
+    with pytest.warns(UserWarning, match='gradient of 1.weight, 1.bias is not finite'): learn.fit(1)
+    assert same(before, weights(learn))
+
+def test_a_rate_too_high():
+    "Whatever goes wrong, what is left are finite weights"
+    learn = learner(recipe='simple_net', cbs=NaNGuard())
+    with pytest.warns(UserWarning, match='Batch'): learn.fit(3, 1e25)
+    assert all(o.isfinite().all() for o in learn.model.parameters())
