@@ -4,7 +4,7 @@
 __all__ = ['compare', 'loader_rows', 'step_rows', 'epoch_rows', 'run_recipe', 'recipe_row', 'run_script', 'peer_row', 'start_row',
            'grow', 'growth_rows', 'plot_growth', 'about', 'bench_rows']
 
-# %% ../nbs/12_bench.ipynb #d6464e1f
+# %% ../nbs/12_bench.ipynb #9b511d35
 import json, os, platform, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median, stdev
@@ -14,7 +14,7 @@ from fastai.callback.core import CancelValidException
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from .data import Digits, TensorDL, get_digits
-from .learner import FastLearner, fit_recipe, mnist_learner, recipe_learner
+from .learner import FastLearner, fit_recipe, losses, mnist_learner, recipe_learner
 from .loss import cross_entropy
 from .model import mnist_model
 from .optimizer import FastSGD
@@ -110,7 +110,7 @@ def epoch_rows(
     fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
     return compare(f'an epoch of {model}, {len(x):,} images', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
 
-# %% ../nbs/12_bench.ipynb #fa528009
+# %% ../nbs/12_bench.ipynb #7cc399e9
 def _skip(self): raise CancelValidException
 
 def run_recipe(
@@ -118,11 +118,12 @@ def run_recipe(
     task:str, # '3v7' or 'full'
     recipe:str, # a name in `recipes[task]`
     seed:int # of weights and batches
-)->dict: # `accuracy` and `loss` on the test set, `seconds` of training, `params`, and the trained `learn`er
+)->dict: # `accuracy` and `loss` (without smoothing) on the test set, `seconds` of training, `params`, and the trained `learn`er
     "Train by a recipe and test once"
     learn = recipe_learner(digits, task, recipe, seed=seed)
     with learn.no_bar(), learn.no_logging():
         with learn.added_cbs(Callback(before_validate=_skip)): seconds = fit_recipe(learn)
+        learn.loss_func = losses[learn.recipe['loss']]
         loss,acc = learn.validate(dl=learn.dls.test)
     return dict(accuracy=acc, loss=loss, seconds=seconds, params=sum(p.numel() for p in learn.model.parameters()), learn=learn)
 
