@@ -1,5 +1,5 @@
 "Notebooks are clean, and what is made from them is in step with them"
-import ast, pytest, shutil, sys
+import ast, pytest, re, shutil, sys
 from conftest import bin, root, sh
 
 @pytest.fixture
@@ -35,3 +35,8 @@ def test_imports_go_upwards():
         tree = ast.parse((root/'mnist_fast'/f'{mod}.py').read_text())
         used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level==1 and n.module}
         assert used<=set(allowed), mod
+
+def test_results_name_no_folder():
+    "Results that are kept hold for every machine: no path of the one that made them"
+    files = [*(root/'nbs/results').glob('*.json'), *(root/'bench/results').glob('*.json')]
+    assert files and not [f'{o.name}: {p}' for o in files for p in re.findall(r'"(?:/|[A-Z]:\\)[^"]*"', o.read_text())]
