@@ -75,8 +75,9 @@ def test_fastais_callbacks(cb, capsys): check('full', opts['momentum'], cbs=cbs[
 
 @pytest.mark.parametrize('event,ex', [('before_backward',CancelTrainException), ('before_validate',CancelValidException), ('before_epoch',CancelFitException)])
 def test_cancelled(event, ex):
-    a = fitted(Learner, 'full', SGD, cbs=Skip(event, ex))
-    assert all(torch.isfinite(p).all() for p in a.model.parameters())
+    a,b = (fitted(cls, 'full', SGD, cbs=Skip(event, ex)) for cls in (Learner,fl.Learner))
+    for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
+    assert len(a.recorder.values)==len(b.recorder.values)==(0 if ex is CancelFitException else 2)
 
 def test_counters():
     a,b = check('full', SGD, cbs=Count())
