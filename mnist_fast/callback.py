@@ -119,7 +119,7 @@ class HardExamples(Callback):
         now = self.idxs[i:i+len(losses)]
         self.scores[now] = (self.scores[now]+losses.view(len(now), -1).mean(1))/2
 
-# %% ../nbs/05_callback.ipynb #a1576ebe
+# %% ../nbs/05_callback.ipynb #7a190e86
 class _Tracker(TrackerCallback):
     def before_fit(self):
         names = list(self.recorder.metric_names[1:])
@@ -137,6 +137,11 @@ class StopAt(_Tracker):
         super().__init__(monitor, comp=comp)
         self.value = value
 
+    def before_fit(self):
+        "Nothing has ended it yet"
+        super().before_fit()
+        self.recorder.stopped = None
+
     def after_epoch(self):
         "Compare"
         val = self.recorder.values[-1][self.idx] if self.train_iter else math.nan
@@ -150,27 +155,32 @@ class KeepBest(_Tracker):
     def before_fit(self):
         "Nothing is kept yet"
         super().before_fit()
-        self.kept = None
+        self.kept = self.now = None
+
+    def before_validate(self):
+        "Look at the weights that are validated: with `EMA` the average"
+        self.now = self.model.state_dict()
 
     def after_epoch(self):
         "Keep a copy where it was better than ever"
         if not self.train_iter: return
         super().after_epoch()
-        if self.new_best: self.kept = {k: o.clone() for k,o in self.model.state_dict().items()}
+        if self.new_best: self.kept = {k: o.clone() for k,o in self.now.items()}
+        self.now = None
 
     def after_fit(self):
         "Back to the best"
         super().after_fit()
         if self.kept: self.model.load_state_dict(self.kept)
 
-# %% ../nbs/05_callback.ipynb #0ba60873
+# %% ../nbs/05_callback.ipynb #36f27092
 class EMA(Callback):
     "Validate with a moving average of the weights and buffers, and end with it"
     def __init__(self,
         decay:float=.999 # what the average keeps of itself at each step, 0 to 1
     ):
         if not 0<=decay<=1: raise ValueError(f"decay is {decay}. Give a number from 0 to 1.")
-        self.decay,self.average = decay,None
+        self.decay = decay
 
     def _mix(self, averages, weights, n):
         rate = 1-min(self.decay, (1+n.item())/(10+n.item()))
@@ -179,25 +189,23 @@ class EMA(Callback):
 
     def before_fit(self):
         "Begin anew"
-        self.average = None
+        self.average,self.raw = AveragedModel(self.model, multi_avg_fn=self._mix, use_buffers=True),None
 
     def after_step(self):
         "Follow the weights"
-        if self.average is None: self.average = AveragedModel(self.model, multi_avg_fn=self._mix, use_buffers=True)
         self.average.update_parameters(self.model)
 
     def before_validate(self):
         "The average in place of the model"
-        self.raw = self.learn.model
-        if self.average: self.learn.model = self.average.module.eval()
+        if self.average.n_averaged: self.raw,self.learn.model = self.learn.model,self.average.module.eval()
 
     def after_validate(self):
         "The model again"
-        self.learn.model = self.raw
+        if self.raw: self.learn.model,self.raw = self.raw,None
 
     def after_fit(self):
         "The average for good"
-        if self.average: self.model.load_state_dict(self.average.module.state_dict())
+        if self.average.n_averaged: self.model.load_state_dict(self.average.module.state_dict())
 
 # %% ../nbs/05_callback.ipynb #9d079e92
 class NaNGuard(Callback):

@@ -122,9 +122,19 @@ def test_ema_batch_norm():
     "The buffers are averaged as the weights are, and the model stays the model"
     learn = learner(cbs=EMA(.95))
     learn.fit(4)
-    assert learn.ema.raw is learn.model and learn.model[2].num_batches_tracked>0
+    assert learn.ema.raw is None and learn.model[2].num_batches_tracked>0
     for p,q in zip(learn.model.state_dict().values(), learn.ema.average.module.state_dict().values()): assert torch.equal(p, q)
     assert learn.validate()[1]>.9
+
+def test_the_best_average():
+    "KeepBest keeps what was validated, which is EMA's average"
+    class Seen(Callback):
+        order,seen = 5,()
+        def before_validate(self): self.seen = [*self.seen, {k: o.clone() for k,o in self.model.state_dict().items()}]
+    learn = learner(cbs=[EMA(.95), KeepBest('accuracy'), seen := Seen()])
+    learn.fit_one_cycle(4, 2.)
+    accs = [o[2] for o in learn.recorder.values]
+    assert same(weights(learn), seen.seen[accs.index(max(accs))])
 
 @pytest.mark.parametrize('decay', [-.1,1.1,float('nan')])
 def test_ema_refuses(decay):
