@@ -14,3 +14,4 @@ from .learner import *
 from .scratch import init_params, linear1, calc_grad, train_epoch, validate_epoch, train_model
 from .interpret import *
 from .inference import *
+from .checkpoint import *

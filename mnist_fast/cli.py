@@ -3,11 +3,13 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'ladder', 'bench', 'data', 'main']
 
-# %% ../nbs/10_cli.ipynb #fbb3eb92
+# %% ../nbs/10_cli.ipynb #dfc822cd
 import argparse, math, os, signal, sys, tempfile, threading, time, warnings
 from functools import partial
 from importlib import import_module
-from json import dumps
+from contextlib import contextmanager
+from inspect import signature
+from json import dumps, loads
 from pathlib import Path
 from typing import Annotated
 from . import __version__
@@ -21,7 +23,7 @@ def _line(learn, row):
     "One epoch in words"
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-# %% ../nbs/10_cli.ipynb #6bd54d22
+# %% ../nbs/10_cli.ipynb #434e6317
 def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     "Loaders and learner for a task, and the seconds that the data took"
     from fastai.callback.progress import ProgressCallback
@@ -30,12 +32,14 @@ def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     r = get_recipe(task, recipe or (model if model in recipes[task] else 'cnn'))
     if model and model!=r['model']: r = dict({k: v for k,v in r.items() if k not in ('n_hidden','width','widths')}, model=model)
     start = time.perf_counter()
-    learn = recipe_learner(get_digits(source), task, r, valid, bs, seed)
+    digits = get_digits(source)
+    learn = recipe_learner(digits, task, r, valid, bs, seed)
+    learn.digits = digits
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,time.perf_counter()-start
 
-# %% ../nbs/10_cli.ipynb #efbd625c
-_made = 'config.json model.safetensors metrics.json history.csv ladder.json'.split()
+# %% ../nbs/10_cli.ipynb #88f300a0
+_made = 'run.json config.json model.safetensors metrics.json history.csv ladder.json'.split()
 
 def _run_folder(out, task, name):
     auto = f"runs/{task}-{name}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -68,7 +72,117 @@ def _plots(learn, out):
     _keep(plot_most_wrong(learn, 20, imsize=2.), out/'mistakes.png')
     plt.close('all')
 
-# %% ../nbs/10_cli.ipynb #9e075023
+# %% ../nbs/10_cli.ipynb #95ef11b7
+def _git():
+    "Revision of the clone that this file belongs to, if it is in one"
+    from subprocess import run
+    path = Path(import_module('mnist_fast').__file__)
+    git = lambda *args: run(['git','-C',path.parent,*args], capture_output=True, text=True)
+    try:
+        if git('ls-files', '--error-unmatch', path.name).returncode: return None
+        return git('describe', '--always', '--abbrev=40', '--dirty', '--exclude', '*').stdout.strip() or None
+    except OSError: return None
+
+def _origin(digits):
+    from mnist_fast.data import _crc
+    from torch import get_num_threads
+    return dict(data=dict(source=digits.source, crc32=_crc(digits[:4])), threads=get_num_threads(), cores=os.cpu_count(), git=_git(), versions=_versions())
+
+# %% ../nbs/10_cli.ipynb #1e7e9e6d
+def _defaults(): return {k: p.default for k,p in signature(train).parameters.items()}
+
+def _kept(folder, given):
+    "The settings of the run in a folder"
+    given = [k for k,v in given.items() if k not in ('resume','json') and v!=_defaults()[k]]
+    if given: raise ValueError(f"--resume goes on with the settings of the run. Leave out --{' and --'.join(given)}.")
+    path = Path(folder)/'run.json'
+    try: settings = loads(path.read_bytes())['settings']
+    except FileNotFoundError: raise ValueError(f"{folder}: there is no run to go on with (no run.json). Name a folder that mnist_fast train wrote.") from None
+    except (OSError, ValueError, KeyError, TypeError) as e: raise ValueError(f"{path}: cannot be read ({e}). Begin anew in another folder.") from None
+    if (path.parent/'metrics.json').exists() and not (path.parent/'checkpoints').exists(): raise ValueError(f"{folder}: this run is finished. Nothing is left to do.")
+    if not isinstance(settings, dict) or {*settings}!={*_defaults()}-{'out','resume','json'}: raise ValueError(f"{path}: these are no settings of this version. Begin anew in another folder.")
+    return settings
+
+@contextmanager
+def _alone(folder):
+    "No other program in the folder's checkpoints, which go when all is done"
+    from filelock import FileLock, Timeout
+    from shutil import rmtree
+    (folder/'checkpoints').mkdir(exist_ok=True)
+    try:
+        with FileLock(folder/'checkpoints'/'.lock', timeout=0): yield
+    except Timeout: raise ValueError(f"{folder}: another program is at work on this run. Wait for it, or stop it.") from None
+    except KeyboardInterrupt: raise KeyboardInterrupt(f"{_stopped}. Go on with mnist_fast train --resume {folder}") from None
+    rmtree(folder/'checkpoints')
+
+# %% ../nbs/10_cli.ipynb #b59e2ee8
+def _begin(folder, s, now, resume):
+    from mnist_fast.inference import _write
+    if not resume: return _write(folder, {'run.json': dumps(dict(settings=s, **now), indent=2).encode()})
+    old = loads((folder/'run.json').read_bytes())
+    if old['data']['crc32']!=now['data']['crc32']: raise ValueError(f"{folder}: the run was begun with {old['data']['source']}, but these digits ({now['data']['source']}) are others. Put the same in their place.")
+    if old['threads']!=now['threads']: print(f"mnist_fast: the run was begun with {old['threads']} threads, here are {now['threads']}: its last bits may differ", file=sys.stderr)
+
+def _callbacks(s, learn, folder):
+    from mnist_fast.callback import EMA, KeepBest, NaNGuard, StopAt
+    from mnist_fast.checkpoint import Checkpoint, History
+    yield History(folder, every=10)
+    yield Checkpoint(folder/'checkpoints', every=s.every, seconds=s.checkpoint, resume=True)
+    if s.stop_at: yield StopAt(learn.metrics[0].name, s.stop_at)
+    if s.keep_best: yield KeepBest(learn.metrics[0].name)
+    if s.ema: yield EMA(s.ema)
+    if s.guard: yield NaNGuard()
+    if s.tensorboard: yield _tensorboard(folder)
+
+def _tensorboard(folder):
+    try: from fastai.callback.tensorboard import TensorBoardCallback
+    except ImportError: raise ValueError("--tensorboard needs TensorBoard. Install it with pip install tensorboard.") from None
+    return TensorBoardCallback(folder/'tensorboard', trace_model=False, log_preds=False)
+
+# %% ../nbs/10_cli.ipynb #f2eb4e76
+def _check(s):
+    for k in ('epochs','bs','every'):
+        if s[k] is not None and s[k]<1: raise ValueError(f"--{k} is {s[k]}. Give 1 or more.")
+    if s.lr is not None and not 0<s.lr<math.inf: raise ValueError(f"--lr is {s.lr}. Give a number above 0.")
+    if not 0<=s.seed<2**32: raise ValueError(f"--seed is {s.seed}. Give a number from 0 to {2**32-1}.")
+    if not s.checkpoint>=0: raise ValueError(f"--checkpoint is {s.checkpoint}. Give seconds, 0 or more.")
+    for k in ('stop_at','ema'):
+        if s[k] is not None and not 0<s[k]<=1: raise ValueError(f"--{k} is {s[k]}. Give a number above 0, 1 at most.")
+    if s.valid=='test' and (s.stop_at or s.keep_best): raise ValueError(
+        f"--{'stop_at' if s.stop_at else 'keep_best'} chooses by what --valid names, and that is the test set. Hold a part of the training set out, as with --valid 0.1.")
+    if s.valid!='test': s.valid = _fraction(s.valid)
+
+def _fraction(o):
+    try: return float(o)
+    except ValueError: raise ValueError(f"--valid is {o!r}. Give test, or a fraction between 0 and 1.") from None
+
+def _again(s):
+    "The command that makes the same run"
+    from shlex import join
+    changed = {k: v for k,v in s.items() if v!=_defaults()[k]}
+    return join(['mnist_fast','train',*(o for k,v in changed.items() for o in ([f'--{k}'] if v is True else [f'--{k}',str(v)]))])
+
+# %% ../nbs/10_cli.ipynb #32dba516
+def _fit(s, learn, folder):
+    "Seconds of all epochs, those of earlier processes too; and why a callback ended the fit, if one did"
+    from mnist_fast.learner import fit_recipe
+    cbs = [*_callbacks(s, learn, folder)]
+    with learn.added_cbs(cbs): fit_recipe(learn, s.epochs, s.lr)
+    stopped = next(filter(None, (vars(cb).get('stopped') for cb in [learn.recorder,*cbs])), None)
+    return sum(o.get('seconds', 0) for o in cbs[0].rows),stopped
+
+def _test(s, learn, name):
+    "The result: loss without smoothing and accuracy on the test set, and what the model is"
+    from mnist_fast.learner import losses
+    learn.loss_func,dls,r,start = losses[learn.recipe['loss']],learn.dls,learn.recipe,time.perf_counter()
+    loss,acc = learn.validate(dl=dls.test)
+    r.update(epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs)
+    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, and only its history is kept. Choose a smaller --lr than {r['lr']}.")
+    res = dict(task=s.task, source=dls.source, recipe=name, model=r['model'], params=sum(p.numel() for p in learn.model.parameters()), seed=s.seed)
+    res.update({k: r[k] for k in ('epochs','lr','bs')}, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss)
+    return res,time.perf_counter()-start
+
+# %% ../nbs/10_cli.ipynb #741f52e5
 def train(
     task:_Task='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
@@ -79,45 +193,42 @@ def train(
     bs:int=None, # Items in a batch (default: the recipe's, fewer on a small set)
     valid:str='test', # What is looked at after each epoch: test, or a fraction of the training set held out
     seed:int=42, # Seed of weights and batches
+    stop_at:float=None, # End with the first epoch of this accuracy on held-out digits
+    keep_best:bool=False, # End with the weights of the epoch that was best on held-out digits?
+    ema:float=None, # Validate and end with averaged weights; the average keeps this part of itself at each step, such as 0.999
+    guard:bool=False, # End at the first loss or gradient that is no number, and say where?
+    tensorboard:bool=False, # Write what TensorBoard reads, too?
+    checkpoint:float=60., # Seconds between checkpoints
+    every:int=None, # Batches between checkpoints, in place of seconds
     out:str=None, # Folder for the run (default: runs/TASK-RECIPE-TIME)
+    resume:str=None, # Folder of a run that did not end: go on with it
     json:bool=False # Print the result as JSON?
 ):
     "Train a model, test it once, and keep it in a folder"
-    start = time.perf_counter()
-    _check(epochs=epochs, bs=bs)
-    if lr is not None and not 0<lr<math.inf: raise ValueError(f"--lr is {lr}. Give a number above 0.")
-    if not 0<=seed<2**32: raise ValueError(f"--seed is {seed}. Give a number from 0 to {2**32-1}.")
-    from fastai.callback.progress import CSVLogger
+    given,start = dict(locals()),time.perf_counter()
+    from fastcore.basics import AttrDict
+    s = AttrDict(_kept(resume, given) if resume else {k: v for k,v in given.items() if k not in ('out','resume','json')})
+    _check(s)
     from mnist_fast.inference import save_model, _write
-    from mnist_fast.learner import fit_recipe, losses, plot_curves
-    name = recipe or model or 'cnn'
-    valid = valid if valid=='test' else _fraction(valid)
-    learn,data_s = _learner(task, recipe, model, source, bs, valid, seed, bar=not json and sys.stdout is not None and sys.stdout.isatty())
-    learn.path = out = _run_folder(out, task, name)
+    from mnist_fast.learner import plot_curves
+    if os.path.isdir(s.source): s.source = os.path.abspath(s.source)
+    name = s.recipe or s.model or 'cnn'
+    learn,data_s = _learner(s.task, s.recipe, s.model, s.source, s.bs, s.valid, s.seed, bar=not json and sys.stdout is not None and sys.stdout.isatty())
+    out = Path(resume) if resume else _run_folder(out, s.task, name)
     learn.logger = lambda row: print(_line(learn, row), file=sys.stderr if json else sys.stdout, flush=True)
-    with learn.added_cbs(CSVLogger()): train_s = fit_recipe(learn, epochs, lr)
-    curves = plot_curves(learn)
-    learn.loss_func = losses[learn.recipe['loss']]
-    dls,log = learn.dls,dict(seed=seed, epochs=learn.n_epoch, lr=lr or learn.recipe['lr'], bs=learn.dls.train.bs)
-    loss,acc = learn.validate(dl=dls.test)
-    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, and only its history is kept. Choose a smaller --lr than {lr or learn.recipe['lr']}.")
-    res = dict(task=task, source=dls.source, recipe=name, model=learn.recipe['model'], params=sum(p.numel() for p in learn.model.parameters()),
-        **log, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss,
-        seconds=dict(data=data_s, train=train_s, total=time.perf_counter()-start), versions=_versions())
-    save_model(learn, out, task=task, recipe=dict(learn.recipe, epochs=log['epochs'], lr=log['lr'], bs=log['bs']), source=dls.source)
-    _write(out, {'metrics.json': dumps(res, indent=2).encode()})
-    _keep(curves, out/'curves.png')
-    _plots(learn, out)
-    _say(json, f"{task}, recipe {name}, model {res['model']}: accuracy {acc:.4f}, loss {loss:.4f} on {res['n_test']} test digits ({dls.source}); "
-        f"{train_s:.1f} s of training; kept in {out}", res)
-
-def _check(**kw):
-    for k,v in kw.items():
-        if v is not None and v<1: raise ValueError(f"--{k} is {v}. Give 1 or more.")
-
-def _fraction(s):
-    try: return float(s)
-    except ValueError: raise ValueError(f"--valid is {s!r}. Give test, or a fraction between 0 and 1.") from None
+    origin = _origin(learn.digits)
+    with _alone(out):
+        _begin(out, s, origin, resume)
+        train_s,stopped = _fit(s, learn, out)
+        curves = plot_curves(learn)
+        res,test_s = _test(s, learn, name)
+        res.update(command=_again(s), stopped=stopped, seconds=dict(data=data_s, train=train_s, test=test_s, total=time.perf_counter()-start), **origin)
+        save_model(learn, out, task=s.task, recipe=learn.recipe, source=learn.dls.source)
+        _write(out, {'metrics.json': dumps(res, indent=2).encode()})
+        _keep(curves, out/'curves.png')
+        _plots(learn, out)
+    _say(json, f"{s.task}, recipe {name}, model {res['model']}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']}); "
+        f"{train_s:.1f} s of training{f'; {stopped}'*bool(stopped)}; kept in {out}", res)
 
 # %% ../nbs/10_cli.ipynb #9fb4bcac
 def evaluate(
@@ -378,7 +489,7 @@ def _run(argv):
     _import(f)
     return f(**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/10_cli.ipynb #9559e33b
+# %% ../nbs/10_cli.ipynb #14fe860d
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
@@ -388,7 +499,7 @@ def main(
     try:
         try: return _run(argv)
         finally: sys.stdout and sys.stdout.flush()
-    except KeyboardInterrupt: return _fail(_stopped, 130)
+    except KeyboardInterrupt as e: return _fail(str(e) or _stopped, 130)
     except BrokenPipeError: return _mute(141)
     except (ValueError, OSError) as e: return _mute(_fail(_why(e)))
     except Exception as e: return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
