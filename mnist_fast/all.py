@@ -15,3 +15,4 @@ from .scratch import init_params, linear1, calc_grad, train_epoch, validate_epoc
 from .interpret import *
 from .inference import *
 from .checkpoint import *
+from .report import *

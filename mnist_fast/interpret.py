@@ -59,7 +59,7 @@ def plot_activations(
     for ax in axs[-1]: ax.set_xlabel('step')
     return fig
 
-# %% ../nbs/08_interpret.ipynb #5c370cf3
+# %% ../nbs/08_interpret.ipynb #d61ee74c
 @contextmanager
 def _evaluating(model):
     "Evaluation mode; afterwards each part has the mode that it had"
@@ -72,8 +72,15 @@ def _loader(learn, dl):
     if dl is None: dl = getattr(learn.dls, 'test', learn.dls.valid)
     return dl.new(shuffle=False, drop_last=False) if isinstance(dl, DataLoader) else dl
 
+# %% ../nbs/08_interpret.ipynb #4b3e33dc
+def _answered(p, targs, vocab):
+    "A row an item: index, label, what the model said, probability of that; from `[N,classes]` probabilities and `[N]` labels"
+    prob,said = p.max(1)
+    name = lambda o: [vocab[i] for i in o.flatten().long().tolist()]
+    return pd.DataFrame(dict(index=range(len(said)), label=name(targs), said=name(said), probability=prob.cpu().numpy()))
+
 def _answers(learn, dl):
-    "A row an item: index, label, what the model said, probability of that; and the names of the classes"
+    "The table of what the model says, and the names of the classes"
     twin = Learner(learn.dls, learn.model, learn.loss_func, cbs=TrainEvalCallback, default_cbs=False)
     with _evaluating(learn.model): out,targs = twin.get_preds(dl=_loader(learn, dl), act=noop)
     if targs is None: raise ValueError("The loader has no labels. Give one that has.")
@@ -81,9 +88,7 @@ def _answers(learn, dl):
     p = torch.cat([-out,out], 1).sigmoid() if out.shape[1]==1 else out.softmax(1)
     vocab = [str(o) for o in getattr(learn.dls, 'vocab', None) or range(p.shape[1])]
     if len(vocab)!=p.shape[1]: raise ValueError(f"The model tells {p.shape[1]} classes apart, but dls.vocab has {len(vocab)} names. Use loaders and a model for the same task.")
-    prob,said = p.max(1)
-    name = lambda o: [vocab[i] for i in o.flatten().long().tolist()]
-    return pd.DataFrame(dict(index=range(len(said)), label=name(targs), said=name(said), probability=prob)),vocab
+    return _answered(p, targs, vocab),vocab
 
 # %% ../nbs/08_interpret.ipynb #82dfe188
 def _wrong(learn, n, dl):
@@ -116,7 +121,7 @@ def plot_most_wrong(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/08_interpret.ipynb #7a61c63a
+# %% ../nbs/08_interpret.ipynb #dd5e1dae
 def plot_confusion(
     learn:Learner, # as for `most_wrong`
     dl:DataLoader|None=None, # loader with labels, by default `learn.dls.test` if there is one, else `learn.dls.valid`
@@ -129,14 +134,18 @@ def plot_confusion(
     ax.set(xlabel='said', ylabel='label')
     return fig
 
+def _pairs(df):
+    "How often which label was taken for what, mistakes alone, the most frequent first"
+    pairs = df[df.label!=df.said][['label','said']].value_counts().reset_index()
+    return pairs.sort_values(['count','label','said'], ascending=[False,True,True], ignore_index=True)
+
 def most_confused(
     learn:Learner, # as for `most_wrong`
     n:int=10, # pairs at most; `ValueError` if less than 1
     dl:DataLoader|None=None # loader with labels, by default `learn.dls.test` if there is one, else `learn.dls.valid`
 )->pd.DataFrame: # `label`, `said` and `count`, the most frequent first
     "The pairs of digits that the model takes for each other"
-    pairs = _wrong(learn, n, dl)[['label','said']].value_counts().reset_index()
-    return pairs.sort_values(['count','label','said'], ascending=[False,True,True], ignore_index=True).head(n)
+    return _pairs(_wrong(learn, n, dl)).head(n)
 
 # %% ../nbs/08_interpret.ipynb #7ecf0ad9
 def _random_direction(w, g):
