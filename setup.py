@@ -5,6 +5,7 @@ from setuptools import setup
 ini = ConfigParser(delimiters=['='])
 ini.read('settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
-setup(install_requires=cfg['requirements'].split(), extras_require={'dev': cfg['dev_requirements'].split()}, keywords=cfg['keywords'].split(),
+extras = {k.removesuffix('_requirements'): v.split() for k,v in cfg.items() if k.endswith('_requirements')}
+setup(install_requires=cfg['requirements'].split(), extras_require=extras, keywords=cfg['keywords'].split(),
     python_requires=f">={cfg['min_python']}", license_expression=cfg['license'],
     entry_points={'console_scripts': cfg['console_scripts'].splitlines(), 'nbdev': ['mnist_fast = mnist_fast._modidx:d']})

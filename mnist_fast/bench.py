@@ -2,10 +2,11 @@
 
 # %% auto #0
 __all__ = ['compare', 'loader_rows', 'step_rows', 'epoch_rows', 'run_recipe', 'recipe_row', 'run_script', 'peer_row', 'start_row',
-           'grow', 'growth_rows', 'plot_growth', 'about', 'bench_rows']
+           'grow', 'growth_rows', 'plot_growth', 'scaling_rows', 'about', 'bench_rows']
 
-# %% ../nbs/12_bench.ipynb #9b511d35
+# %% ../nbs/12_bench.ipynb #05127ac4
 import json, os, platform, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
+from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from statistics import mean, median, stdev
 from fastai.basics import *
@@ -110,18 +111,19 @@ def epoch_rows(
     fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
     return compare(f'an epoch of {model}, {len(x):,} images', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
 
-# %% ../nbs/12_bench.ipynb #7cc399e9
+# %% ../nbs/12_bench.ipynb #c8f7e397
 def _skip(self): raise CancelValidException
 
 def run_recipe(
     digits:Digits, # from `get_digits`
     task:str, # '3v7' or 'full'
     recipe:str, # a name in `recipes[task]`
-    seed:int # of weights and batches
+    seed:int, # of weights and batches
+    around:callable=nullcontext # makes a context of the learner to train and test in, such as `processes`
 )->dict: # `accuracy` and `loss` (without smoothing) on the test set, `seconds` of training, `params`, and the trained `learn`er
     "Train by a recipe and test once"
     learn = recipe_learner(digits, task, recipe, seed=seed)
-    with learn.no_bar(), learn.no_logging():
+    with around(learn), learn.no_bar(), learn.no_logging():
         with learn.added_cbs(Callback(before_validate=_skip)): seconds = fit_recipe(learn)
         learn.loss_func = losses[learn.recipe['loss']]
         loss,acc = learn.validate(dl=learn.dls.test)
@@ -139,10 +141,10 @@ def recipe_row(
     return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=stdev(accs) if len(accs)>1 else None, lowest=min(accs), highest=max(accs),
         n=len(accs), seconds=median(r['seconds'] for r in runs), params=runs[0]['params'], accuracies=accs)
 
-# %% ../nbs/12_bench.ipynb #6781d8ee
+# %% ../nbs/12_bench.ipynb #391a9420
 _between = 'import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,s,u = os.wait4(p.pid, 0); print("\\n", u.ru_maxrss, file=sys.stderr); sys.exit(bool(s))'
 
-def _complaint(lines): return next((o for o in lines[::-1] if re.match(r'[\w.]*(Error|Exception)\b', o)), lines[-1] if lines else 'no word of why')
+def _complaint(lines): return next((o for o in lines[::-1] if re.match(r'[\w.]*(?<!ChildFailed)(Error|Exception)\b', o)), lines[-1] if lines else 'no word of why')
 
 def run_script(
     *args # Python's command line
@@ -224,6 +226,31 @@ def plot_growth(
     fig.tight_layout()
     return fig
 
+# %% ../nbs/12_bench.ipynb #342b4523
+def _shared(source, recipe, seed):
+    return f"""import json, torch
+from fastai.torch_core import rank_distrib
+from mnist_fast.bench import get_digits, run_recipe
+from mnist_fast.distributed import processes
+torch.set_num_threads(1)
+r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, {seed}, processes)
+if not rank_distrib(): print(json.dumps([r['seconds'],r['accuracy']]))"""
+
+def scaling_rows(
+    source:str|Path, # as for `get_digits`
+    n:int=1, # seeds
+    recipe:str='standard', # a name in `recipes['full']`
+    processes:tuple=(1,2,4) # how many
+)->list: # a row for each number: median seconds of training, how many times as fast as the first, mean accuracy; or `error`
+    "Training shared by processes of one thread each"
+    rows,launch = [],partial(run_script, '-m', 'torch.distributed.run', '--standalone', '--no-python', '--nproc-per-node')
+    for w in processes:
+        try: secs,accs = zip(*(json.loads(launch(w, sys.executable, '-c', _shared(source, recipe, i))[0]) for i in range(n)))
+        except RuntimeError as e: return [*rows,dict(recipe=recipe, processes=w, error=str(e))]
+        first_s = rows[0]['seconds'] if rows else median(secs)
+        rows.append(dict(recipe=recipe, processes=w, seconds=median(secs), ratio=first_s/median(secs), accuracy=mean(accs), n=n))
+    return rows
+
 # %% ../nbs/12_bench.ipynb #9ed29c84
 def _cpu():
     try: return next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
@@ -240,7 +267,7 @@ def about()->dict: # processor, cores, threads, GPU, system, versions of all tha
     return dict(processor=_cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=f'{platform.system()} {platform.release()}',
         python=platform.python_version(), versions={o: v for o in names if (v := _version(o))})
 
-# %% ../nbs/12_bench.ipynb #0901e4a7
+# %% ../nbs/12_bench.ipynb #1a3dddf5
 _seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','best'): 5, ('full','tiny'): 5, ('3v7','best'): 5}
 _options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
@@ -249,7 +276,7 @@ def bench_rows(
     quick:bool=False, # micro-benchmarks alone?
     full:bool=False, # everything, many times?
     peers:str|Path='bench/peers' # folder of scripts
-)->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`
+)->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`, `scaling`
     "Run the benchmark"
     digits,n = get_digits(source),5
     part = digits._replace(x=digits.x[:12_000], y=digits.y[:12_000], x_test=digits.x_test[:2000], y_test=digits.y_test[:2000]) if quick else digits
@@ -258,7 +285,7 @@ def bench_rows(
     todo = _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
     recipes = [recipe_row(digits, *k, range(v)) for k,v in todo.items()]
     return dict(pairs=pairs, recipes=recipes, peers=_peer_rows(digits, source, Path(peers), n if full else 1),
-        start=[start_row(source, n if full else 2)], growth=growth_rows(source))
+        start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
 
 def _peer_rows(digits, source, folder, n):
     scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _options.get(s.stem, [()])]

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['augment', 'BatchAugment', 'GradNorm', 'HardExamples', 'StopAt', 'KeepBest', 'EMA', 'NaNGuard']
 
-# %% ../nbs/05_callback.ipynb #f83cca2a
+# %% ../nbs/05_callback.ipynb #6a2fdb5d
 import math, pandas as pd, torch, torch.nn.functional as F
 from functools import partial
 from warnings import warn
@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.layers import NoneReduce
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 
 # %% ../nbs/05_callback.ipynb #60114371
 def _affine(n, rotate, scale, shear, shift, device):
@@ -83,7 +83,7 @@ class GradNorm(Callback):
         ax.figure.tight_layout()
         return ax.figure
 
-# %% ../nbs/05_callback.ipynb #75403c25
+# %% ../nbs/05_callback.ipynb #4d4d1d04
 class HardExamples(Callback):
     "Go through the items of highest loss, and a part of the others"
     run_valid = False
@@ -110,14 +110,23 @@ class HardExamples(Callback):
         "Choose the items of this epoch, and their order"
         all_of = self.epoch<self.start*self.n_epoch
         self.idxs = torch.randperm(len(self.scores)) if all_of else self._choose()
-        self.learn.dl = self.dl.new(get_idxs=lambda: self.idxs, n=len(self.idxs))
+        self.learn.dl,self.known = self.dl.new(get_idxs=lambda: self.idxs, n=len(self.idxs)),self.scores.clone()
 
     def after_loss(self):
         "Take note of each item's loss"
         with torch.no_grad(), NoneReduce(self.learn.loss_func) as f: losses = f(self.pred, *self.yb)
         i = self.iter*self.dl.bs
-        now = self.idxs[i:i+len(losses)]
+        now = getattr(self.dl, 'positions', self.idxs[i:i+len(losses)])
         self.scores[now] = (self.scores[now]+losses.view(len(now), -1).mean(1))/2
+
+# %% ../nbs/05_callback.ipynb #f62dfe6f
+@patch
+def after_train(self:HardExamples):
+    "Know what all processes know"
+    if not hasattr(self.dl, 'positions'): return
+    noted = self.scores-self.known
+    torch.distributed.all_reduce(noted)
+    self.scores = self.known+noted
 
 # %% ../nbs/05_callback.ipynb #7a190e86
 class _Tracker(TrackerCallback):

@@ -2,7 +2,7 @@
 import importlib, inspect, pytest
 from fastcore.docments import docments
 
-mods = 'data baseline loss optimizer model callback learner scratch interpret inference cli bench manual'.split()
+mods = 'data baseline loss optimizer model callback learner scratch interpret inference cli bench manual report distributed'.split()
 public = [(m,n) for m in mods for n in importlib.import_module(f'mnist_fast.{m}').__all__]
 objs = [(f'{m}.{n}', getattr(importlib.import_module(f'mnist_fast.{m}'), n)) for m,n in public]
 codes = [(n,o) for n,o in objs if inspect.isfunction(o) or inspect.isclass(o)]

@@ -29,8 +29,8 @@ def test_each_module_has_its_notebook():
 def test_imports_go_upwards():
     "A module imports only what the plan of modules lets it import"
     may = dict(data=[], baseline=['data'], loss=[], optimizer=[], model=[], callback=[], learner=['callback','data','loss','model','optimizer'],
-        bench=['data','learner','loss','model','optimizer'], scratch=['loss'], interpret=['data'], inference=['model'], checkpoint=['inference'],
-        manual=['baseline','data','learner','loss','model','optimizer','scratch'])
+        bench=['data','learner','loss','model','optimizer'], scratch=['loss'], interpret=['data'], inference=['model'], checkpoint=['inference'], distributed=['data'],
+        report=['data','inference','interpret'], manual=['baseline','data','learner','loss','model','optimizer','scratch'])
     for mod,allowed in may.items():
         tree = ast.parse((root/'mnist_fast'/f'{mod}.py').read_text())
         used = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level==1 and n.module}

@@ -1,0 +1,183 @@
+"Training in several processes: who gets which items, what one process would have given, and what happens when one dies"
+import json, os, pytest, subprocess, sys, time, torch
+from collections import Counter
+from contextlib import contextmanager
+from hypothesis import given, settings, strategies as st
+from conftest import bin, root
+import ranks
+from mnist_fast.bench import scaling_rows
+from mnist_fast.data import TensorDL
+from mnist_fast.distributed import ShardDL, processes
+
+torchrun = [bin/'torchrun','--standalone','--nproc-per-node','2']
+accelerate = [bin/'accelerate','launch','--multi_gpu','--num_processes','2','--main_process_port','0']
+
+@contextmanager
+def launched(launcher, out, *names):
+    "Start what `ranks.py` does; `wait()` then gives the finished process, its output and its seconds"
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)}
+    p = subprocess.Popen([*map(str, launcher), str(root/'tests/ranks.py'), str(out), *names], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    start = time.monotonic()
+    def wait():
+        text = p.communicate(timeout=240)[0]
+        return p.returncode,text,time.monotonic()-start
+    try: yield wait
+    finally:
+        p.terminate()
+        p.wait(60)
+
+def result(out, *names): return json.loads((out/f"{'-'.join(names)}.json").read_text())
+
+checks = 'stock fast chance poison whole'.split()
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory):
+    "Two runs at a time on one machine, one from each launcher: one goes well, in the other a process is killed; then that is resumed, and in another one hangs"
+    out = tmp_path_factory.mktemp('runs')
+    with launched(torchrun, out, *checks) as a, launched(accelerate, out, 'dying') as b: good,dead = a(),b()
+    left = sorted(o.name for o in (out/'cut').iterdir())
+    with launched(accelerate, out, 'again') as a, launched(torchrun, out, 'hanging') as b: again,hung = a(),b()
+    return dict(out=out, good=good, dead=dead, left=left, again=again, hung=hung)
+
+@pytest.fixture(scope='module')
+def good(runs):
+    status,text,_ = runs['good']
+    assert status==0, text
+    return result(runs['out'], *checks)
+def shards(n, bs, w, **kwargs):
+    "Each rank's batches of positions; the order is that of the items"
+    even = kwargs.pop('even', True)
+    dl = TensorDL(torch.zeros(n, 1), torch.arange(n), bs=bs, **kwargs)
+    ranks = [ShardDL(dl, even, r, w) for r in range(w)]
+    res = [[yb.tolist() for _,yb in o] for o in ranks]
+    assert [len(o) for o in ranks]==[len(o) for o in res]
+    return res
+
+sizes = st.integers(1,200),st.integers(1,40),st.integers(1,9)
+
+@given(*sizes)
+@settings(deadline=None)
+def test_training_shards(n, bs, w):
+    "All ranks have batches of the same sizes; each item is seen once, but for less than `w` of the first ones, which come again in the last batch"
+    parts = shards(n, bs, w)
+    assert len({tuple(map(len, o)) for o in parts})==1
+    steps = [sum(o, []) for o in zip(*parts)]
+    *others,last = [Counter(o) for o in steps]
+    assert all(set(o.values())=={1} for o in others)
+    again = sum((Counter(o) for o in steps), Counter())-Counter(range(n))
+    assert sum(again.values())<w and set(again)<=set(range(w)) and all(last[k] for k in again)
+    share = -(-bs//w)
+    assert {len(o) for o in parts[0][:-1]}<={share} and 1<=len(parts[0][-1])<=share+1
+    assert share==1 or len(parts[0])==1 or len(parts[0][-1])>1
+
+@given(*sizes)
+@settings(deadline=None)
+def test_batches_of_one_process(n, bs, w):
+    "Where the batch size can be divided, the ranks' parts are the batches that one process has"
+    whole,steps = [o.tolist() for o in torch.arange(n).split(bs*w)],[sorted(sum(o, [])) for o in zip(*shards(n, bs*w, w))]
+    k = len(steps)-1
+    assert steps[:k]==whole[:k] and set(steps[k])-set(range(w))==set(sum(whole[k:], []))-set(range(w))
+
+@given(*sizes)
+@settings(deadline=None)
+def test_validation_shards(n, bs, w):
+    "Each item once; there may be ranks without any"
+    parts = shards(n, bs, w, even=False)
+    assert sorted(i for o in parts for b in o for i in b)==list(range(n))
+    assert max(map(len, parts))-min(map(len, parts))<=1
+
+@given(*sizes)
+@settings(deadline=None)
+def test_drop_last(n, bs, w):
+    parts = shards(n, bs, w, drop_last=True)
+    share = -(-bs//w)
+    assert {len(o) for o in parts}=={n//(share*w)} and {len(b) for o in parts for b in o}<={share}
+    assert Counter(i for o in parts for b in o for i in b)==Counter(range(n//(share*w)*share*w))
+
+def test_new_keeps_the_part():
+    dl = ShardDL(TensorDL(torch.zeros(20, 1), torch.arange(20), bs=8), False, 1, 2)
+    new = dl.new(get_idxs=lambda: torch.tensor([5,7,9,11]), n=4, bs=2)
+    assert [b[1].tolist() for b in new]==[[7],[11]] and len(new)==2
+
+def test_other_loaders():
+    with pytest.raises(ValueError, match='Give a TensorDL'): ShardDL(torch.utils.data.DataLoader([1,2]), True, 0, 2)
+
+def alone(cls):
+    "One process, with the items that must come again for two in the order"
+    dls = ranks.loaders()
+    gen = torch.Generator().manual_seed(1)
+    def order():
+        o = torch.randperm(1499, generator=gen)
+        return torch.cat([o, o[:1]])
+    dls.loaders = [dls.train.new(get_idxs=order, n=1500),dls.valid]
+    learn = ranks.learner(cls=cls, dls=dls)
+    with learn.no_bar(): learn.fit(2, .1)
+    return learn
+
+@pytest.mark.parametrize('name,cls', [('stock',ranks.Learner),('fast',ranks.FastLearner)])
+def test_as_one_process(good, name, cls):
+    "Weights, losses of each batch, and metrics of the whole validation set"
+    learn,res = alone(cls),good[name]
+    a,b = map(torch.tensor, res['weights'])
+    assert torch.equal(a, b) and torch.allclose(a, ranks.weights(learn).float(), atol=1e-5)
+    assert torch.allclose(torch.tensor(res['losses']), torch.stack([*learn.recorder.losses]), atol=1e-5)
+    for x,y in zip(res['values'], learn.recorder.values): assert x==pytest.approx(list(y), abs=1e-5)
+
+@pytest.mark.parametrize('name', ['stock','fast'])
+def test_items_of_an_epoch(good, name):
+    seen = good[name]['seen']
+    assert [[len(b) for b in o] for o in seen]==[[32]*23+[14]]*2
+    times = Counter(i for o in seen for b in o for i in b)
+    assert set(times)==set(range(1499)) and Counter(times.values())=={1: 1498, 2: 1}
+    twice, = (k for k,v in times.items() if v==2)
+    assert twice==seen[0][0][0]==seen[1][-1][-1]
+
+def test_same_on_all(good):
+    "Weights, decisions, gradients and choices are equal; what is left by chance is not"
+    res = good['chance']
+    for k in ('weights','values','norms','idxs','scores'): assert res[k][0]==res[k][1], k
+    assert res['draws'][0]!=res['draws'][1] and len(res['idxs'][0])==int(.4*1499)+int(.2*1499)
+    assert res['together']==pytest.approx(res['alone'], abs=1e-6) and max(o[2] for o in res['values'][0])==pytest.approx(res['alone'][1], abs=1e-6)
+    assert res['preds']==293 and 'Each process would predict a part' in res['refused']
+
+def test_nan_in_one(good): assert good['poison']==[5,5]
+
+def test_one_dies(runs):
+    "The run ends by itself, says why, and leaves checkpoints to go on from"
+    status,text,seconds = runs['dead']
+    assert status not in (0,None) and 'Process 0 of 2 ends: another one has ended' in text and seconds<120
+    assert runs['left'] and not (runs['out']/'dying.json').exists()
+
+def test_resumed(runs, good):
+    "With augmentation, averages and chosen items: as if nothing had happened, to the last bit"
+    status,text,_ = runs['again']
+    assert status==0, text
+    assert result(runs['out'], 'again')['again']==good['whole']
+
+def test_one_hangs(runs):
+    status,text,_ = runs['hung']
+    assert status not in (0,None) and 'did not answer in time' in text
+
+def test_more_processes_than_gpus(monkeypatch):
+    for k,v in dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    with pytest.raises(ValueError, match='2 processes here, but 1 GPUs'):
+        with processes(ranks.learner()): pass
+
+def test_errors_pass():
+    "In one process nothing is caught, and SIGTERM is left alone"
+    import signal
+    old = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError, match='mine'):
+        with processes(ranks.learner()): raise RuntimeError('mine')
+    assert signal.getsignal(signal.SIGTERM)==old
+
+def test_no_scaling(tmp_path):
+    "What went wrong in the processes is told in the row"
+    row, = scaling_rows(tmp_path/'none', processes=(2,))
+    assert row['processes']==2 and 'no such folder' in row['error']
+
+def test_without_accelerate():
+    "The package does without it; only this module asks for it"
+    code = "import sys; sys.modules['accelerate'] = None; import mnist_fast.distributed"
+    assert "needs accelerate. Install it: pip install 'mnist_fast[distributed]'" in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
