@@ -8,6 +8,7 @@ from conftest import bin, needs_mnist
 from PIL import Image, ImageDraw
 
 from mnist_fast import cli
+from mnist_fast.data import _crc, embedded_digits
 from mnist_fast.inference import load_model
 
 each = pytest.mark.parametrize
@@ -16,14 +17,14 @@ mnist = os.environ.get('MNIST_FAST_DATA')
 hide = 'MNIST_FAST_DATA MPLBACKEND PYTHONUNBUFFERED PYTHONIOENCODING PYTHONUTF8 COLUMNS'.split()
 env = {**{k: v for k,v in os.environ.items() if k not in hide}, 'OMP_NUM_THREADS': '1'}
 keys = 'task source recipe model params seed epochs lr bs n_train n_valid n_test accuracy loss seconds versions'.split()
-files = 'config.json confusion.png curves.png history.csv metrics.json mistakes.png model.safetensors'.split()
+files = 'config.json confusion.png curves.png history.csv history.jsonl metrics.json mistakes.png model.safetensors report.html run.json'.split()
 
 def sure(s):
     "JSON of the strict kind: one document, no NaN"
     def no(o): raise ValueError(o)
     return json.loads(s, parse_constant=no)
 
-def snap(folder): return {o.name: o.read_bytes() for o in Path(folder).iterdir()}
+def snap(folder): return {o.name: o.read_bytes() for o in Path(folder).iterdir() if o.is_file()}
 
 def one_line(err, *words):
     "What stands on stderr is one sentence or two on one line, free of Python's own noise"
@@ -94,18 +95,42 @@ def stop(when, wait=0.):
         return subprocess.CompletedProcess(args, p.returncode, o, e),out,snap(d/'a')==before
     return f
 
+def killed(d, job):
+    "Killed three times on the way, in a process each, and gone on with"
+    args = f'{c} k'.split()
+    for i in range(4):
+        p = subprocess.Popen([cmd, *args], stdout=-1, stderr=-1, text=True, cwd=d, env=env)
+        args = 'train --resume k'.split()
+        n = lambda: max([0, *(int(o.stem[-13:].replace('-', '')) for o in (d/'k').glob('checkpoints/*.safetensors'))])
+        while i<3 and p.poll() is None and n()<(0,10**7,2*10**7)[i]+5: time.sleep(.002)
+        if i<3: p.kill()
+        o,e = p.communicate(timeout=120)
+        assert p.returncode==(-9 if i<3 else 0), e
+    return subprocess.CompletedProcess(args, 0, o, e)
+
+def two(d, job):
+    "Ended by SIGTERM while a second program asks for the same run"
+    p = subprocess.Popen([cmd, *f'{a} t --epochs 3000'.split()], stdout=-1, stderr=-1, text=True, cwd=d, env=env)
+    p.stdout.readline()
+    second = go('train', '--resume', 't', cwd=d)
+    p.terminate()
+    o,e = p.communicate(timeout=60)
+    return subprocess.CompletedProcess(p.args, p.returncode, o, e),second
+
 stops = [('_ssl',0.), ('libtorch_python',.2), ('libtorch_python',.9), ('sklearn',0.), ('line',.1), ('curves.png',0.)]
 a = 'train --source digits --task 3v7 --recipe linear --epochs 2 --seed 1 --out'
 b = 'train --source digits --task full --recipe cnn --epochs 1 --seed 1 --out'
+c = f'train --source digits --task full --recipe cnn --epochs 3 --every 5 --seed 1 --valid 0.2 --keep-best --ema 0.9 --guard --bs 25 --out'
 ask = 'predict --model a seven.png é.png'
 muted = dict(pipe_help=('pipe','--help'), full_help=('full','--help'), pipe_predict=('pipe',ask), pipe_train=('pipe',f'{a} p'))
 muted |= dict(full_predict=('full',f'{ask} --json'))
 jobs = dict(a=run(f'{a} a'), b=run(f'{b} b --json'), ladder=run('ladder --source digits --seeds 1 --json --out lad'), tty=in_pty)
 jobs |= dict(a2=run(f'{a} a2 --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=run(f'{b} b2'))
+jobs |= dict(whole=run(f'{c} whole --json'), killed=killed, two=two, stop_at=run(f'{a} s --epochs 30 --valid 0.2 --stop-at 0.95 --json'))
 jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'), eval_b=run('evaluate b --source digits', need='b'))
 jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json', need='a'))
 jobs |= dict(ascii=run(ask, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', need='a', env=dict(PYTHONIOENCODING='ascii')))
-jobs |= dict(disk=run(f'{a} disk', pre=('sh', '-c', 'ulimit -f 12; exec "$0" "$@"')))
+jobs |= dict(full=run(f'{a} full', pre=('bash', '-c', 'ulimit -f 20; exec "$0" "$@"')), disk=run(f'{a} disk', pre=('sh', '-c', 'mkdir -p disk/report.html; exec "$0" "$@"')))
 jobs |= {k: mute(*o) for k,o in muted.items()} | {f'stop-{w}-{t}': stop(w, t) for w,t in stops}
 if mnist: jobs['mnist'] = run('train --task 3v7 --recipe linear --source mnist --out mnist', env=dict(MNIST_FAST_DATA=mnist))
 
@@ -157,7 +182,7 @@ def test_run_folder(job, dir, k, task, name):
     assert sorted(snap(dir/k))==files
     m = sure((dir/k/'metrics.json').read_text())
     assert set(keys)<=set(m) and (m['task'],m['recipe'],m['model'],m['seed'])==(task,name,name,1)
-    assert set(m['seconds'])=={'data','train','total'} and m['seconds']['total']>m['seconds']['train']>0
+    assert set(m['seconds'])=={'data','train','test','total'} and m['seconds']['total']>m['seconds']['train']>0
     assert {'mnist_fast','python','fastai','torch'}<=set(m['versions'])
     assert m['n_valid']==m['n_test'] and m['n_train']==dict(a=302, b=1500)[k] and .8<m['accuracy']<=1 and 0<m['loss']<1
     saved = load_model(dir/k)
@@ -169,6 +194,49 @@ def test_run_folder(job, dir, k, task, name):
         im = Image.open(o)
         im.load()
         assert min(im.size)>=200 and len(im.convert('L').getcolors())>9
+
+def test_killed(job, dir):
+    "The same bits, history and metrics as without"
+    whole,k = json.loads(quiet(job('whole')).stdout),json.loads((dir/'k'/'metrics.json').read_text()) if job('killed') else None
+    for o in ('seconds',): assert whole.pop(o) and k.pop(o)
+    assert whole==k and not (dir/'k'/'checkpoints').exists()
+    assert (dir/'whole'/'model.safetensors').read_bytes()==(dir/'k'/'model.safetensors').read_bytes()
+    rows = [[{n: v for n,v in json.loads(o).items() if n!='seconds'} for o in (dir/d/'history.jsonl').read_text().splitlines()] for d in ('whole','k')]
+    assert rows[0]==rows[1] and len(rows[0])==3+3*48//10
+
+def test_two_programs(job, dir):
+    first,second = job('two')
+    assert first.returncode==130 and re.fullmatch(r'mnist_fast: stopped.*Go on with mnist_fast train --resume t\n', first.stderr)
+    assert second.returncode==1 and re.fullmatch('mnist_fast: t: another program is at work on this run.*\n', second.stderr)
+
+def test_stop_at(job, dir):
+    m = json.loads(quiet(job('stop_at')).stdout)
+    assert m['stopped'].startswith('batch_accuracy reached 0.9') and 0<len((dir/'s'/'history.csv').read_text().splitlines())<30
+
+def test_origin(job, dir):
+    "What a result depends on"
+    m = json.loads((dir/'a'/'metrics.json').read_text()) if job('a') else None
+    assert m['data']==dict(source='scikit-learn digits', crc32=_crc(embedded_digits()[:4])) and m['threads']>0 and m['cores']>0
+    assert m['git'] is None or re.fullmatch('[0-9a-f]{40}(-dirty)?', m['git'])
+    assert m['command']=='mnist_fast train --task 3v7 --recipe linear --source digits --epochs 2 --seed 1' and m['stopped'] is None
+
+@pytest.mark.parametrize('argv,says', [('--resume nowhere', 'no run.json'), ('--resume a', 'finished'), ('--resume a --epochs 3 --ema 0.9', 'Leave out --epochs and --ema'),
+    ('--keep-best', 'test set'), ('--stop-at 0.9', 'test set'), ('--stop-at 2', 'above 0'), ('--ema 0', 'above 0'), ('--every 0', '1 or more'), ('--checkpoint -1', '0 or more')])
+def test_not_this_way(job, dir, argv, says, monkeypatch, capsys):
+    job('a')
+    monkeypatch.chdir(dir)
+    assert cli.main(['train', *argv.split()])==1 and says in capsys.readouterr().err
+
+def test_other_digits(job, dir, tmp_path, monkeypatch, capsys):
+    "A run is not gone on with on other digits, nor with settings that are none"
+    job('a')
+    run = json.loads((dir/'a'/'run.json').read_text())
+    (tmp_path/'checkpoints').mkdir()
+    for change,says in (dict(data=dict(run['data'], crc32='1')),'these digits'), (dict(settings=dict(x=1)),'no settings of this version'), (dict(settings=3),'no settings'):
+        (tmp_path/'run.json').write_text(json.dumps(run|change))
+        assert cli.main(['train','--resume',str(tmp_path)])==1 and says in capsys.readouterr().err
+    (tmp_path/'run.json').write_text('{')
+    assert cli.main(['train','--resume',str(tmp_path)])==1 and 'cannot be read' in capsys.readouterr().err
 
 @each('k', ['a','b2'])
 def test_text(job, dir, k):
@@ -274,7 +342,9 @@ def test_closed_pipe(job, k):
     if k.startswith('full'): assert res.returncode==1 and res.stderr.startswith('mnist_fast: ')
 
 def test_full_disk(job, dir):
-    "Pictures that can't be written cost neither the model nor leave a half"
+    "A checkpoint or a report that can't be written costs nothing that was there, and leaves no half"
+    one_line(job('full').stderr, 'full/checkpoints', 'Free some space')
+    assert job('full').returncode==1 and set(snap(dir/'full'))=={'run.json','history.csv','history.jsonl'} and not [*(dir/'full'/'checkpoints').glob('*.*')][1:]
     res = job('disk')
     assert res.returncode==1
     one_line(res.stderr, 'disk')
