@@ -81,13 +81,15 @@ class FastLearner(Learner):
         device = next(self.model.parameters()).device
         return b if all(isinstance(o, Tensor) and o.device==device for o in b) else super()._set_device(b)
 
-# %% ../nbs/06_learner.ipynb #e0f84276
+# %% ../nbs/06_learner.ipynb #8f786e9b
 def _loss(r): return update_wrapper(partial(losses[r['loss']], ls=r['ls']), losses[r['loss']]) if 'ls' in r else losses[r['loss']]
 
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
     r = get_recipe(task, recipe) if isinstance(recipe, str) else dict(recipe)
     pick = lambda s: {k: r[k] for k in s.split() if k in r}
-    if seed is not None: set_seed(seed)
+    if seed is not None:
+        set_seed(seed)
+        if getattr(dls.train, 'gen', None): dls.train.gen.manual_seed(seed)
     if model is None: model = mnist_model(r['model'], n_out=1 if task=='3v7' else 10, **pick('n_hidden width widths'))
     opt_func = partial(_opts[r['opt']], **({} if r['opt']=='BasicOptim' else pick('mom wd nesterov')))
     defs = dict(loss_func=_loss(r), opt_func=opt_func, metrics=metric, **pick('lr moms'))
@@ -97,13 +99,13 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
     learn.task,learn.recipe = task,r
     return learn
 
-# %% ../nbs/06_learner.ipynb #35399000
+# %% ../nbs/06_learner.ipynb #b4bbc301
 @delegates(Learner.__init__)
 def three_seven_learner(
     dls:DataLoaders, # from `three_seven_dls`
     recipe:str|dict='simple_net', # a name in `recipes['3v7']`, or such a row
     model:nn.Module|None=None, # gives one number an image; by default the recipe's
-    seed:int|None=None, # seed of the weights and of all later chance
+    seed:int|None=None, # seed of the weights and of all later chance, the order of the batches too where the loader has a seed
     **kwargs # for `Learner`, in place of the recipe's
 )->Learner:
     "A `Learner` for threes and sevens"
@@ -114,7 +116,7 @@ def mnist_learner(
     dls:DataLoaders, # from `mnist_dls`
     recipe:str|dict='cnn', # a name in `recipes['full']`, or such a row
     model:nn.Module|None=None, # gives ten numbers an image; by default the recipe's
-    seed:int|None=None, # seed of the weights and of all later chance
+    seed:int|None=None, # seed of the weights and of all later chance, the order of the batches too where the loader has a seed
     **kwargs # for `Learner`, in place of the recipe's
 )->Learner:
     "A `Learner` for all ten digits"

@@ -26,6 +26,17 @@ def test_recipes(task, name):
     for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
     assert a.recorder.values==b.recorder.values
 
+@pytest.mark.parametrize('task', recipes)
+def test_restarts(task):
+    "However often the loader was begun before, the same seed gives the same weights"
+    def weights(n):
+        dls = (three_seven_dls if task=='3v7' else mnist_dls)(digits, bs=32, seed=1)
+        for i in range(n): dls.show_batch() if i%2 else [*dls.train]
+        learn = (three_seven_learner if task=='3v7' else mnist_learner)(dls, 'simple_net', seed=3)
+        dls.train.one_batch()
+        return quiet_fit(learn, epochs=1).model[1].weight
+    assert torch.equal(weights(0), weights(1)) and torch.equal(weights(0), weights(4))
+
 def test_bad_numbers():
     for kw in dict(epochs=0),dict(lr=-1.):
         with pytest.raises(ValueError, match='Give'): fit_recipe(make['3v7'](), **kw)
