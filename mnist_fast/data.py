@@ -4,10 +4,10 @@
 __all__ = ['mirrors', 'DataError', 'read_idx', 'Digits', 'read_folder', 'embedded_digits', 'show_digits', 'cache_file',
            'read_cache', 'download_mnist', 'get_digits', 'TensorDS', 'TensorDL', 'three_seven_dls', 'mnist_dls']
 
-# %% ../nbs/00_data.ipynb #1a15c0a6
-import gzip, hashlib, io, math, os, re, struct, sys, threading, time, zlib
+# %% ../nbs/00_data.ipynb #7bd26863
+import errno, gzip, hashlib, io, math, os, re, struct, sys, threading, time, warnings, zlib
 from concurrent.futures import Future, TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from copy import copy
 from functools import reduce
 from types import MethodType
@@ -30,36 +30,53 @@ from tqdm.auto import tqdm
 class DataError(ValueError):
     "Digits that cannot be found, read or trusted: the message names the file and what to do"
 
-# %% ../nbs/00_data.ipynb #fae7b5cf
-def _parse_idx(f, ndim):
+# %% ../nbs/00_data.ipynb #7150884f
+def _idx_shape(f, ndim):
+    "What the header says; the file is then at its first pixel"
     head = f.read(4)
     if head != bytes([0,0,8,ndim]): raise DataError(f"its first bytes are {head!r}, where an IDX file of {ndim} axes starts with "
         f"{bytes([0,0,8,ndim])!r}{'; it looks like a web page' if head[:1]==b'<' else ''}")
     axes = f.read(4*ndim)
     if len(axes) < 4*ndim: raise DataError("it ends within its header")
-    shape = struct.unpack(f'>{ndim}I', axes)
-    n = math.prod(shape)
-    if n>2**32: raise DataError(f"its header promises {n} bytes, more than such a file can hold")
-    data = f.read(n+1)
-    if not n or len(data) != n: raise DataError(f"its header promises {n} bytes, it holds {'more' if len(data)>n else len(data)}")
+    return struct.unpack(f'>{ndim}I', axes)
+
+def _sized(n, got):
+    if not n or n!=got: raise DataError(f"its header promises {n} bytes, it holds {'more' if got>n else got}")
+
+def _idx_data(f, shape):
+    data = f.read((n := math.prod(shape))+1)
+    _sized(n, len(data))
     return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(shape)
 
-# %% ../nbs/00_data.ipynb #437cf46c
+# %% ../nbs/00_data.ipynb #28686164
+_big = 2**26
+
+@contextmanager
+def _reading(path):
+    try: yield
+    except (OSError, EOFError, zlib.error, MemoryError, ValueError) as e:
+        if isinstance(e, MemoryError) or getattr(e, 'errno', 0)==errno.ENOMEM:
+            raise DataError(f"{path}: needs more memory or addresses than this process has. Allow more, for instance by ulimit -v.") from None
+        raise DataError(f"{path}: cannot be read: {getattr(e, 'strerror', None) or e}. Put a whole copy of the file in its place.") from None
+
+# %% ../nbs/00_data.ipynb #c562b26f
 def read_idx(
     path:str|Path, # IDX file of unsigned bytes, as it is or packed by gzip
     ndim:int # axes expected: 3 for images, 1 for labels
 )->Tensor: # uint8, shaped as the header says
-    "Read one IDX file; raises `DataError` for a file that is missing, broken or of another kind"
-    try:
+    "Read one IDX file, or map it if it is large; raises `DataError` for a file that is missing, broken or of another kind"
+    with _reading(path):
         with open(path, 'rb') as f: zipped = f.read(2)==b'\x1f\x8b'
-        with (gzip.open if zipped else open)(path, 'rb') as f: return _parse_idx(f, ndim)
-    except (OSError, EOFError, zlib.error, MemoryError, ValueError) as e:
-        why = 'too big for the memory' if isinstance(e, MemoryError) else getattr(e, 'strerror', None) or e
-        raise DataError(f"{path}: cannot be read: {why}. Put a whole copy of the file in its place.") from None
+        with (gzip.open if zipped else open)(path, 'rb') as f:
+            shape = _idx_shape(f, ndim)
+            if math.prod(shape)<_big: return _idx_data(f, shape)
+            if not zipped: return _map_idx(f, shape)
+            blocks = _unzipped(path, f.tell(), math.prod(shape))
+    return _unpacked(path, [''], shape, blocks)
 
-# %% ../nbs/00_data.ipynb #07355e09
+# %% ../nbs/00_data.ipynb #faab2bbd
 class Digits(NamedTuple):
-    "Training and test digits in memory"
+    "Training and test digits"
     x:Tensor # training images, uint8 `[N,28,28]`, white (255) ink on black (0)
     y:Tensor # training labels, uint8 `[N]`, 0 to 9
     x_test:Tensor # test images, as `x`
@@ -96,7 +113,7 @@ def _read_idx_folder(folder, found):
     pairs = [_checked(read_idx(found[s,'images'], 3), read_idx(found[s,'labels'], 1), found[s,'images'], found[s,'labels']) for s in ('train','test')]
     return Digits(*pairs[0], *pairs[1], str(folder))
 
-# %% ../nbs/00_data.ipynb #df10d91f
+# %% ../nbs/00_data.ipynb #c37c0e86
 def _read_png(path):
     try:
         with Image.open(path) as im:
@@ -111,17 +128,19 @@ def _read_pngs(folder):
     classes = [d for d in sorted(folder.iterdir()) if d.is_dir() and not d.name.startswith('.')]
     for d in classes:
         if not re.fullmatch('[0-9]', d.name): raise DataError(f"{d}: not the name of a digit. Name the folders of images 0 to 9.")
-    files = [f for d in classes for f in sorted(d.iterdir()) if f.suffix.lower()=='.png']
-    if not files: raise DataError(f"{folder}: no PNG images in folders 0 to 9. Put a whole copy of the tree in its place.")
-    x = np.stack([_read_png(f) for f in tqdm(files, f'Reading {folder.name}', disable=None, leave=False)])
-    return torch.from_numpy(x),tensor([int(f.parent.name) for f in files], dtype=torch.uint8)
+    names = [f'{d.name}/{o}' for d in classes for o in sorted(os.listdir(d)) if os.path.splitext(o)[1].lower()=='.png']
+    if not names: raise DataError(f"{folder}: no PNG images in folders 0 to 9. Put a whole copy of the tree in its place.")
+    blocks = (_read_png(folder/o) for o in tqdm(names, f'Reading {folder.name}', disable=None, leave=False))
+    shape = len(names),28,28
+    x = torch.from_numpy(np.stack([*blocks])) if math.prod(shape)<_big else _unpacked(folder, names, shape, blocks)
+    return x,tensor([int(o[0]) for o in names], dtype=torch.uint8)
 
-# %% ../nbs/00_data.ipynb #10a054a1
+# %% ../nbs/00_data.ipynb #f9ad37ac
 _sources = "Name a folder that holds MNIST, or use 'mnist', 'digits' or 'auto'."
 
 def read_folder(
     folder:str|Path # IDX files, or PNGs in `training` and `testing`, or in `train` and `valid`, in a folder for each digit
-)->Digits: # read as they are, nothing is written
+)->Digits: # read as they are; nothing is written, but more than 64 MB of packed pixels or PNGs are unpacked beside `cache_file()`
     "Read the digits in `folder`; raises `DataError` where something is missing or broken"
     if not isinstance(folder, (str,Path)): raise DataError(f"{folder!r:.60} is no source of digits. {_sources}")
     folder = Path(os.path.expanduser(folder))
@@ -191,7 +210,7 @@ def _reachable(urls, timeout=4.):
     for t in ts: t.join(max(0, end-time.monotonic()))
     return [u for u in urls if u in res]
 
-# %% ../nbs/00_data.ipynb #96d3193f
+# %% ../nbs/00_data.ipynb #298a8ad5
 def _get(url, end, limit=2**25):
     "The bytes at `url`, at most `limit` of them, by the time `end`"
     with _request(url, timeout=max(.1, min(10, end-time.monotonic()))) as r:
@@ -211,14 +230,14 @@ def _get_idx(url, end):
     data = _get(url, end)
     if data[:2]==b'\x1f\x8b': data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(size+1)
     if hashlib.md5(data, usedforsecurity=False).hexdigest()!=md5: raise DataError('is not the official file (its MD5 sum differs)')
-    return _parse_idx(io.BytesIO(data), ndim)
+    return _idx_data(f := io.BytesIO(data), _idx_shape(f, ndim))
 
-# %% ../nbs/00_data.ipynb #dcc97376
+# %% ../nbs/00_data.ipynb #9d78e58b
 def cache_file()->Path:
     "Where a download is kept: `mnist_fast/mnist.safetensors` in the user's cache folder (`XDG_CACHE_HOME`, else `~/.cache`)"
     return xdg_cache_home()/'mnist_fast'/'mnist.safetensors'
 
-def _crc(tensors): return str(reduce(lambda crc,o: zlib.crc32(o.numpy(), crc), tensors, 0))
+def _crc(tensors): return str(reduce(lambda crc,o: zlib.crc32(o.cpu().contiguous().numpy(), crc), (b for o in tensors for b in o.split(2**16)), 0))
 
 def read_cache(
     path:Path|None=None # cache file, by default `cache_file()`
@@ -261,7 +280,20 @@ def _first(urls, name, end):
         urls.append(urls.pop(0))
     raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or set MNIST_FAST_DATA to a folder that holds MNIST.")
 
-# %% ../nbs/00_data.ipynb #a819906e
+# %% ../nbs/00_data.ipynb #54fe87c0
+@contextmanager
+def _writing(path, what, timeout):
+    "A file to write, under the lock of `path`, until it gets its name"
+    tmp = path.with_name(path.name+'.tmp')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name+'.lock'), timeout=timeout):
+            try: yield tmp
+            finally: tmp.unlink(missing_ok=True)
+    except Timeout: raise DataError(f"{path}: another program has held its lock for {timeout:.0f} s. Stop that one, or try again.") from None
+    except OSError as e:
+        raise DataError(f"{path}: {what} cannot be kept there: {e.strerror or e}. Free some space or memory, or set XDG_CACHE_HOME.") from None
+
 def download_mnist(
     urls:list|None=None, # addresses of folders with the four packed files, tried in turn; by default `mirrors`
     path:Path|None=None, # cache file to write, by default `cache_file()`
@@ -269,20 +301,13 @@ def download_mnist(
 )->Digits: # MNIST: 60,000 to train and 10,000 to test
     "Fetch MNIST, check it and keep it in one file; raises `DataError` and leaves the cache as it was where that fails"
     path = Path(path or cache_file())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(path.name+'.lock'), timeout=timeout):
-            with suppress(DataError):
-                if d := read_cache(path): return d
-            d = _fetch(urls or mirrors, timeout)
-            tmp = path.with_name(path.name+'.tmp')
-            try:
-                tmp.write_bytes(st_save(dict(zip(Digits._fields, d)), dict(crc32=_crc(d))))
-                tmp.replace(path)
-            finally: tmp.unlink(missing_ok=True)
-        return read_cache(path)
-    except Timeout: raise DataError(f"{path}: another program has held its lock for {timeout:.0f} s. Stop that one, or try again.") from None
-    except OSError as e: raise DataError(f"{path}: MNIST cannot be kept there: {e.strerror or e}. Free some space, or set XDG_CACHE_HOME.") from None
+    with _writing(path, 'MNIST', timeout) as tmp:
+        with suppress(DataError):
+            if d := read_cache(path): return d
+        d = _fetch(urls or mirrors, timeout)
+        tmp.write_bytes(st_save(dict(zip(Digits._fields, d)), dict(crc32=_crc(d))))
+        tmp.replace(path)
+    return read_cache(path)
 
 # %% ../nbs/00_data.ipynb #de66e22a
 def get_digits(
@@ -304,19 +329,40 @@ def get_digits(
         print(f"Using scikit-learn's 1,797 digits, not MNIST. {e}", file=sys.stderr)
         return embedded_digits()
 
-# %% ../nbs/00_data.ipynb #fc6df972
+# %% ../nbs/00_data.ipynb #9b52e19f
+class _Rows:
+    "Rows of a tensor that stays where it is"
+    def __init__(self, x, idxs): self.x,self.idxs,self.dtype,self.device,self.shape = x,idxs,x.dtype,x.device,torch.Size([len(idxs),*x.shape[1:]])
+    def __len__(self): return len(self.idxs)
+    def __getitem__(self, i): return self.x[self.idxs[i]]
+    def index_select(self, dim, i): return self.x.index_select(dim, self.idxs[i])
+    def __getattr__(self, k):
+        if k[0]=='_': raise AttributeError(k)
+        return getattr(self[:], k)
+
+    def to(self, device):
+        if torch.device(device).type==self.device.type: return self
+        res = torch.empty(self.shape, dtype=self.dtype, device=device)
+        for i in range(0, len(self), 2**16): res[i:i+2**16] = self[i:i+2**16]
+        return res
+
+# %% ../nbs/00_data.ipynb #c49d4b6c
 class TensorDS:
-    "Images and labels in memory: index it with a position, a slice or a tensor of positions"
+    "Images and labels: index it with a position, a slice or a tensor of positions"
     def __init__(self,
         x:Tensor, # images, uint8 0 to 255 or floats 0 to 1, the first axis being the item
-        y:Tensor|None=None # labels, as many as images
+        y:Tensor|None=None, # labels, as many as images
+        idxs:Tensor|None=None # positions of the items to take, by default all; of more than 64 MB none is copied
     ):
         if not len(x): raise ValueError("There are no images. Give at least one.")
-        x = x if isinstance(x, Tensor) else tensor(np.stack([np.asarray(o) for o in x]))
+        x = x if isinstance(x, (Tensor,_Rows)) else tensor(np.stack([np.asarray(o) for o in x]))
         if y is not None and len(x)!=len(y): raise ValueError(f"There are {len(x)} images but {len(y)} labels. Give one label an image.")
         if x.dtype!=torch.uint8 and not (x.is_floating_point() and 0<=x.min() and x.max()<=1):
             raise ValueError(f"Images are {x.dtype} from {x.min()} to {x.max()}. Give uint8 from 0 to 255 or floats from 0 to 1.")
         self.x,self.y = x,y if y is None or isinstance(y, Tensor) else tensor(y)
+        if idxs is not None:
+            self.x = x[idxs] if len(idxs)*x[0].nbytes<_big else _Rows(x, idxs)
+            if y is not None: self.y = self.y[idxs]
 
     def __len__(self): return len(self.x)
     def __getitem__(self, i):
@@ -331,9 +377,9 @@ class TensorDS:
         res.x,res.y = self.x.to(device),None if self.y is None else self.y.to(device)
         return res
 
-# %% ../nbs/00_data.ipynb #e8907108
+# %% ../nbs/00_data.ipynb #a5553f84
 class TensorDL(DataLoader):
-    "A fastai `DataLoader` over tensors in memory, batches by slicing, on the device where the tensors are"
+    "A fastai `DataLoader` over tensors, batches by slicing, on the device where the tensors are"
     def __init__(self,
         x:Tensor|TensorDS, # images, uint8 0 to 255 or floats 0 to 1
         y:Tensor|None=None, # labels; without them a batch is `(xb,)`
@@ -367,9 +413,13 @@ class TensorDL(DataLoader):
         self.after_iter()
 
     def one_batch(self):
-        "The first batch of a pass"
+        "The first batch of the next pass, which goes as if nobody had looked"
         if not len(self): raise ValueError(f"There is no full batch of {self.bs} in {self.n} items. Use a smaller `bs` or drop_last=False.")
-        return first(self)
+        device,state = torch.device(self.device),self.gen and self.gen.get_state()
+        with torch.random.fork_rng([device] if device.type=='cuda' else []):
+            try: return first(self)
+            finally:
+                if self.gen: self.gen.set_state(state)
 
     def new(self, x=None, y=None, **kwargs):
         "A loader like this one, with other tensors or settings"
@@ -377,13 +427,13 @@ class TensorDL(DataLoader):
         cur |= {k: o for k in self._methods if not isinstance(o := getattr(self, k), MethodType)}
         return type(self)(self.dataset if x is None else x, y, **merge(cur, kwargs))
 
-# %% ../nbs/00_data.ipynb #0a09f090
+# %% ../nbs/00_data.ipynb #80d37053
 @patch
 def _titles(self:TensorDL, y): return [str(self.vocab[int(o)] if self.vocab else o.tolist()) for o in y]
 
 @patch
 def show_batch(self:TensorDL,
-    b:tuple|None=None, # batch to draw, by default the first of a pass
+    b:tuple|None=None, # batch to draw, by default the first of the next pass
     max_n:int=9, # most images to draw
     titles:list|None=None, # a title an image, by default the labels
     **kwargs # for `show_digits`
@@ -412,33 +462,34 @@ def decode_batch(self:TensorDL,
     "The items of a batch, labels by name"
     return L(zip(b[0][:max_n].cpu(), *(self._titles(o[:max_n]) for o in b[1:])))
 
-# %% ../nbs/00_data.ipynb #96520bda
+# %% ../nbs/00_data.ipynb #96c9bd28
 def _pick(x, y, classes, name):
-    "Items of `classes` alone, all of which must be there"
+    "Positions of the items of `classes`, all of which must be there"
     _checked(x, y, name)
     if absent := set(classes)-set(y.unique().tolist()): raise DataError(f"{name}: no digit {min(absent)}. Use a whole set of digits.")
-    keep = torch.isin(y, tensor(list(classes), dtype=y.dtype))
-    return x[keep],y[keep].long()
+    return torch.isin(y, tensor(list(classes), dtype=y.dtype)).nonzero()[:,0]
 
-def _split(x, y, valid, seed):
+def _split(y, idxs, valid, seed):
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give 'test' or a fraction between 0 and 1.")
-    try: idxs = train_test_split(np.arange(len(y)), test_size=valid, stratify=y, random_state=seed or 0)
-    except ValueError as e: raise ValueError(f"{len(y)} items cannot be split by valid={valid}. {e}. Give another fraction, or 'test'.") from None
-    return [(x[i],y[i]) for i in idxs]
+    try: parts = train_test_split(idxs.numpy(), test_size=valid, stratify=y[idxs], random_state=seed or 0)
+    except ValueError as e: raise ValueError(f"{len(idxs)} items cannot be split by valid={valid}. {e}. Give another fraction, or 'test'.") from None
+    return [torch.from_numpy(o) for o in parts]
 
-# %% ../nbs/00_data.ipynb #8ea37526
+# %% ../nbs/00_data.ipynb #5a4fdcbd
 def _digit_dls(source, classes, prep, vocab, bs, valid, shuffle, drop_last, seed, device):
     d = get_digits(source)
     train = _pick(d.x, d.y, classes, f'{d.source}, training set')
     test = _pick(d.x_test, d.y_test, classes, f'{d.source}, test set')
-    sets = [train,test] if valid=='test' else [*_split(*train, valid, seed),test]
+    parts = [train] if valid=='test' else _split(d.y, train, valid, seed)
+    sets = [*((*prep(d.x, d.y.long()), o) for o in parts),(*prep(d.x_test, d.y_test.long()), test)]
     mk = partial(TensorDL, bs=bs, device=device or default_device(), vocab=CategoryMap(vocab, sort=False))
-    loaders = [mk(*prep(*o), **kw) for o,kw in zip(sets, [dict(shuffle=shuffle, drop_last=drop_last, seed=seed), {}, {}])]
+    how = [dict(shuffle=shuffle, drop_last=drop_last, seed=seed),{},{}]
+    loaders = [mk(TensorDS(x, y, None if len(o)==len(x) else o), **kw) for (x,y,o),kw in zip(sets, how)]
     dls = DataLoaders(*loaders, device=loaders[0].device)
     dls.source,dls.test = d.source,loaders[-1]
     return dls
 
-# %% ../nbs/00_data.ipynb #df0e1d87
+# %% ../nbs/00_data.ipynb #b083c82c
 def three_seven_dls(
     source:str|Path|Digits='auto', # as for `get_digits`
     bs:int=256, # items in a batch
@@ -449,7 +500,7 @@ def three_seven_dls(
     device:str|torch.device|None=None # where the tensors go, by default fastai's `default_device()`
 )->DataLoaders: # `xb` float32 `[B,784]` in 0..1, `yb` int64 `[B,1]`; with `source`, and the test set as `test`
     "Threes (1) and sevens (0), as in chapter 4 of the book"
-    prep = lambda x,y: (x.view(-1,784), (y==3).long()[:,None])
+    prep = lambda x,y: (x.reshape(-1,784), (y==3).long()[:,None])
     return _digit_dls(source, (3,7), prep, ['7','3'], bs, valid, shuffle, drop_last, seed, device)
 
 def mnist_dls(
@@ -464,3 +515,66 @@ def mnist_dls(
     "All ten digits"
     prep = lambda x,y: (x[:,None], y)
     return _digit_dls(source, range(10), prep, [str(i) for i in range(10)], bs, valid, shuffle, drop_last, seed, device)
+
+# %% ../nbs/00_data.ipynb #77a0ed34
+def _map_idx(f, shape):
+    "The bytes that follow in the file, mapped"
+    start = f.tell()
+    _sized(math.prod(shape), os.fstat(f.fileno()).st_size-start)
+    mk = partial(np.memmap, f, np.uint8, offset=start, shape=shape)
+    try: x = mk(mode='c')
+    except OSError: x = mk(mode='r')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        return torch.from_numpy(x)
+
+# %% ../nbs/00_data.ipynb #a3d4df8c
+def _unzipped(path, start, n):
+    "The `n` bytes from `start` of a packed file, in blocks"
+    with _reading(path), gzip.open(path) as f, tqdm(total=n, desc='Unpacking', unit='B', unit_scale=True, disable=None, leave=False) as bar:
+        f.read(start)
+        got = 0
+        while got<=n and (b := f.read(2**20)):
+            got += len(b)
+            bar.update(len(b))
+            yield b
+        _sized(n, got)
+
+def _write_idx(path, shape, blocks):
+    "Write `blocks` of pixels; gives their CRC32"
+    crc = 0
+    with open(path, 'wb') as f:
+        f.write(struct.pack(f'>4B{len(shape)}I', 0, 0, 8, len(shape), *shape))
+        for b in blocks:
+            f.write(b)
+            crc = zlib.crc32(b, crc)
+    return crc
+
+# %% ../nbs/00_data.ipynb #f2b95279
+def _md5(lines):
+    h = hashlib.md5(usedforsecurity=False)
+    for o in lines: h.update(os.fsencode(o))
+    return h.hexdigest()
+
+def _state(src, names): return (f'{o} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}\n' for o in names if (s := os.stat(src/o)))
+
+def _kept(path, shape):
+    "The images that were kept under this name, if they are whole"
+    for o in path.parent.glob(f'{path.name}-*'):
+        with suppress(DataError,FileNotFoundError), open(o, 'rb') as f:
+            x = _map_idx(f, _idx_shape(f, len(shape)))
+            if x.shape==shape and o.name==f'{path.name}-{_crc([x])}': return x
+
+# %% ../nbs/00_data.ipynb #737755f9
+def _unpacked(src, names, shape, blocks):
+    "`blocks` of the files `names` in `src`, mapped, kept beside `cache_file()`"
+    where = cache_file().with_name(_md5([str(Path(src).resolve())]))
+    path = where.with_name(f'{where.name}-{_md5(_state(Path(src), names))}')
+    with suppress(OSError):
+        if (x := _kept(path, shape)) is not None: return x
+    with _writing(where, src, 3600.) as tmp:
+        if (x := _kept(path, shape)) is None:
+            for o in where.parent.glob(f'{where.name}-*'): o.unlink()
+            tmp.replace(f'{path}-{_write_idx(tmp, shape, blocks)}')
+            if (x := _kept(path, shape)) is None: raise OSError('it does not come back whole')
+    return x

@@ -1,5 +1,5 @@
 "Digits: what is read, refused, fetched, kept and served in batches; nothing but 127.0.0.1 is ever asked"
-import fcntl, gzip, hashlib, http.server, multiprocessing, os, re, resource, shutil, socket, struct, subprocess, tempfile, threading, time
+import fcntl, gzip, hashlib, http.server, multiprocessing, os, pickle, re, resource, shutil, socket, struct, subprocess, tempfile, threading, time, zlib
 from contextlib import contextmanager, suppress
 
 import matplotlib.pyplot as plt, numpy as np, pytest
@@ -58,6 +58,11 @@ def _bad(name, why, f, *args, **kw):
     assert '\n' not in s and not re.search(r'Errno|\w+Error|Exception', s), s
     assert s.endswith('.') and s.split('. ')[-1].split()[0] in todo, s
 
+@pytest.fixture(params=[data._big,0], ids=['read','mapped'])
+def big(request, monkeypatch):
+    "Both ways: few pixels are read, many are mapped"
+    monkeypatch.setattr(data, '_big', request.param)
+
 @pytest.fixture
 def shared():
     "A folder that other users reach"
@@ -104,17 +109,18 @@ broken = {'truncated': ('holds', lambda b: b[:-1]), 'cut in header': ('header', 
     'gz of more': ('more', lambda b: gzip.compress(b+b'\0')), 'gz 2^40': (str(2**40), lambda b: gzip.compress(huge(b, *axes)))}
 
 @each('why,f', [*broken.values()], ids=broken)
-def test_broken(tmp_path, why, f):
+def test_broken(tmp_path, why, f, big):
     _put(tmp_path, packed|{names[0]+'.gz': f(good[names[0]])})
     _bad(tmp_path/f'{names[0]}.gz', why, read_folder, tmp_path)
+    assert not _kept()
 
 @each('b', [good[names[1]], packed[names[1]+'.gz']], ids=['plain','gz'])
-def test_cut_anywhere(tmp_path, b):
+def test_cut_anywhere(tmp_path, b, big):
     for i in range(len(b)):
         (o := tmp_path/'labels').write_bytes(b[:i])
         _bad(o, '.', read_idx, o, 1)
 
-def test_flipped_bit(tmp_path):
+def test_flipped_bit(tmp_path, big):
     b,o = packed[names[1]+'.gz'],tmp_path/'labels'
     for i in range(len(b)*8):
         o.write_bytes(b[:i//8]+bytes([b[i//8]^1<<i%8])+b[i//8+1:])
@@ -123,7 +129,7 @@ def test_flipped_bit(tmp_path):
 @each('files,name,why', [({names[1]: _idx(made.y[1:])}, names[0], '40 images.* 39 labels'),
     ({names[1]: _idx(made.y+1)}, names[1], 'label is 10'), ({names[2]: _idx(_mk(20,32)[0])}, names[2], r'32.*28'),
     ({names[3]: _idx(made.y_test*25)}, names[3], 'label is 225')], ids=['counts','label 10','32x32','label 225'])
-def test_unfit(tmp_path, files, name, why): _bad(tmp_path/name, why, read_folder, _put(tmp_path, good|files))
+def test_unfit(tmp_path, files, name, why, big): _bad(tmp_path/name, why, read_folder, _put(tmp_path, good|files))
 
 @each('name,why', [*zip(names, ['train images','train labels','test images','test labels'])])
 def test_missing(tmp_path, name, why): _bad(tmp_path, why, read_folder, _put(tmp_path, {k: v for k,v in good.items() if k!=name}))
@@ -155,7 +161,7 @@ def test_empty_class(f, c, test):
 def test_odd_digits(f, kw):
     with pytest.raises(DataError, match='made up'): f(made._replace(**kw))
 
-def test_odd_pngs(tmp_path):
+def test_odd_pngs(tmp_path, big):
     p = _tree(tmp_path)/'training'/'4'/'new.png'
     for im in Image.new('L', (30,30)), Image.new('L', (28,30)):
         im.save(p)
@@ -211,12 +217,12 @@ spellings = {'plain': good, 'gz': packed, 'named gz': {k+'.gz': v for k,v in goo
 
 @each('files', [*spellings.values()], ids=spellings)
 @each('sub', ['','MNIST/raw','raw'])
-def test_spelling(tmp_path, files, sub):
+def test_spelling(tmp_path, files, sub, big):
     _put(tmp_path/sub, files)
     assert _same(read_folder(tmp_path)) and _same(get_digits(str(tmp_path)))
 
 @each('dirs', [('training','testing'), ('train','valid'), ('train','test')])
-def test_png_tree(tmp_path, dirs):
+def test_png_tree(tmp_path, dirs, big):
     _tree(tmp_path, *dirs)
     (tmp_path/dirs[0]/'.ipynb_checkpoints').mkdir()
     assert _same(read_folder(tmp_path))
@@ -230,7 +236,7 @@ def test_reads_only(tmp_path):
     _put(tmp_path, good)
     was = {o: o.stat().st_mtime_ns for o in [tmp_path, *tmp_path.iterdir()]}
     read_folder(tmp_path)
-    assert was == {o: o.stat().st_mtime_ns for o in [tmp_path, *tmp_path.iterdir()]}
+    assert was == {o: o.stat().st_mtime_ns for o in [tmp_path, *tmp_path.iterdir()]} and not _kept()
 
 ## Download
 
@@ -565,13 +571,29 @@ def test_to():
     TensorDL(x, device='meta')
     assert x.device.type=='cpu'
 
+@each('seed', [None,1])
+def test_look(seed):
+    "Neither a batch that is looked at nor one that is drawn changes what comes, with chance in the loader or without"
+    dl = TensorDL(made.x, made.y, 8, True, seed=seed, after_batch=lambda b: (b[0]+torch.rand(1),*b[1:]))
+    def passes(look):
+        set_seed(2)
+        new = dl.new()
+        for _ in range(3*look):
+            new.one_batch()
+            new.show_batch()
+        return [torch.cat([o.flatten().double() for b in new for o in b]) for _ in range(2)]
+    assert all(torch.equal(a, b) for a,b in zip(passes(False), passes(True)))
+    new = dl.new()
+    assert all(torch.equal(a, b) for a,b in zip(new.one_batch(), next(iter(new))))
+    plt.close('all')
+
 def test_empty_loader():
     dl = TensorDL(_items(3), torch.arange(3), bs=4, drop_last=True)
     assert len(dl)==0 and list(dl)==[]
     with pytest.raises(ValueError, match='batch of 4 in 3'): dl.one_batch()
 
 @each('f,n,loss', [(three_seven_dls,1,BCEWithLogitsLossFlat()), (mnist_dls,10,CrossEntropyLossFlat())])
-def test_learner(f, n, loss):
+def test_learner(f, n, loss, big):
     dls = f('digits', bs=64, seed=1, device='cpu')
     model = nn.Sequential(nn.Flatten(), nn.Linear(784,n))
     learn = Learner(dls, model, loss, metrics=partial(accuracy_multi, thresh=.5) if n==1 else accuracy)
@@ -632,11 +654,11 @@ def _keys(dl): return {o.numpy().tobytes() for o in dl.dataset.x.cpu().reshape(-
 
 @each('f', [three_seven_dls,mnist_dls])
 @each('valid', [.1,.2,.5])
-def test_valid(emb, f, valid):
+def test_valid(emb, f, valid, big):
     dls,again,other,plain = f(emb, valid=valid, seed=1),f(emb, valid=valid, seed=1),f(emb, valid=valid, seed=2),f(emb)
     tr,va,te = map(_keys, (dls.train, dls.valid, dls.test))
     assert not tr&va and not (tr|va)&te and tr|va==_keys(plain.train) and te==_keys(plain.test)==_keys(plain.valid)
-    assert torch.equal(dls.valid.dataset.x, again.valid.dataset.x) and _keys(other.valid)!=va
+    assert torch.equal(dls.valid.dataset.x[:], again.valid.dataset.x[:]) and _keys(other.valid)!=va
     n,all_n = (o.dataset.y.flatten().bincount() for o in (dls.valid, plain.train))
     assert (n-all_n*valid).abs().max()<=1 and torch.equal(dls.test.dataset.y, plain.valid.dataset.y)
 
@@ -651,10 +673,206 @@ def test_floats_refused():
         with pytest.raises(ValueError, match='255.* Give'): f(made._replace(x=made.x.float(), x_test=made.x_test.float()))
 
 @each('f,shape,yshape', [(three_seven_dls,(8,784),(8,1)), (mnist_dls,(8,1,28,28),(8,))])
-def test_batch(f, shape, yshape):
+def test_batch(f, shape, yshape, big):
     dls = f(made, bs=8, shuffle=False)
     x,y = dls.train.one_batch()
     assert x.shape==shape and y.shape==yshape and (x.dtype,y.dtype)==(torch.float32,torch.int64) and dls.source=='made up'
     want = made.y.long() if f is mnist_dls else (made.y[(made.y==3)|(made.y==7)]==3).long()[:,None]
     assert torch.equal(torch.cat([b[1] for b in dls.train]).cpu(), want)
     for dl in f(made, bs=3).valid, dls.test: assert torch.equal(torch.cat([b[0] for b in dl]), dl.dataset[:][0])
+
+## Larger than memory
+
+kinds = dict(idx=lambda o: _put(o, good), packed=lambda o: _put(o, packed), png=_tree)
+
+@pytest.fixture
+def mapped(monkeypatch):
+    "All that can be is mapped"
+    monkeypatch.setattr(data, '_big', 0)
+
+def _caches(): return [o for o in cache_file().parent.iterdir() if o.suffix!='.lock']
+
+@each('kind', kinds)
+@each('f', [three_seven_dls,mnist_dls])
+@each('valid', ['test',.3])
+def test_same_batches(tmp_path, monkeypatch, kind, f, valid):
+    folder = kinds[kind](tmp_path/kind)
+    def passes():
+        dls = f(folder, 7, valid, seed=3, device='cpu')
+        return dls.source,[o for dl in (dls.train,dls.valid,dls.test,dls.train) for b in dl for o in b]
+    (source,want),_ = passes(),monkeypatch.setattr(data, '_big', 0)
+    for _ in range(2):
+        again,got = passes()
+        assert again==source and all(a.dtype==b.dtype and torch.equal(a, b) for a,b in zip(want, got, strict=True))
+
+@each('kind', kinds)
+def test_nothing_copied(tmp_path, mapped, kind):
+    d = get_digits(kinds[kind](tmp_path/kind))
+    dls,part = mnist_dls(d, device='cpu'),three_seven_dls(d, valid=.2, device='cpu')
+    assert [o.dataset.x.data_ptr() for o in dls]==[d.x.data_ptr(),d.x_test.data_ptr()]
+    assert [o.dataset.x.x.data_ptr() for o in part]==[*[d.x.data_ptr()]*2,d.x_test.data_ptr()]
+
+def test_rows(mapped):
+    "A part that is not copied gives what the copy gives"
+    x,y,i = _items(9),torch.arange(9),tensor([4,2,2,8,0])
+    ds = TensorDS(x, y, i)
+    for o in ds,TensorDS(ds.x, ds.y),TensorDL(ds.x, ds.y).dataset:
+        assert len(o)==5 and isinstance(o.x, data._Rows) and torch.equal(o.y, i)
+        for j in 3,-1,slice(1,4),slice(None),tensor([3,0]): assert torch.equal(o[j][0], x[i][j]/255) and torch.equal(o[j][1], y[i][j])
+    assert torch.equal(ds.x[1:3], x[i][1:3]) and torch.equal(ds.x.float().mean(), x[i].float().mean()) and ds.x.shape==(5,3)
+    part = TensorDS(ds.x, ds.y, tensor([3,1]))
+    assert torch.equal(part[:][0]*255, x[[8,2]]) and part.y.tolist()==[8,2]
+    meta = ds.to('meta').x
+    assert (type(meta),meta.shape,meta.device.type,ds.to('cpu').x)==(torch.Tensor,(5,3),'meta',ds.x)
+    assert torch.equal(pickle.loads(pickle.dumps(ds))[:][0], ds[:][0])
+    with pytest.raises(AttributeError): ds.x.no_such_thing
+    with pytest.raises(IndexError): ds[5]
+
+@each('kind', kinds)
+def test_files_stay(tmp_path, mapped, kind):
+    "What is written into the tensors is not written into files, and is not there the next time"
+    folder = kinds[kind](tmp_path/kind)
+    was = {o: o.read_bytes() for o in folder.rglob('*') if o.is_file()}
+    for _ in range(2):
+        assert _same(d := read_folder(folder))
+        for o in d[:4]: o.zero_()
+    assert was=={o: o.read_bytes() for o in folder.rglob('*') if o.is_file()}
+
+def test_unpacked_once(tmp_path, mapped, monkeypatch):
+    folders = [kinds[o](tmp_path/o) for o in ('packed','png')]
+    for o in folders: read_folder(o)
+    n,was = len(_caches()),{o: o.stat() for o in _caches()}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(data, '_write_idx', None)
+    for o in folders: assert _same(read_folder(o)) and _same(read_folder(o.name))
+    assert n==6 and was=={o: o.stat() for o in _caches()}
+
+def _new_time(o): os.utime(o, ns=(1,o.stat().st_mtime_ns+1))
+changes = {'time': _new_time, 'same time': lambda o: (st := o.stat()) and o.write_bytes(o.read_bytes()) and os.utime(o, ns=(st.st_atime_ns,st.st_mtime_ns))}
+
+@each('kind,name', [('packed',names[0]+'.gz'), ('png','training/0/000.png')])
+@each('change', [*changes.values()], ids=changes)
+def test_changed_folder(tmp_path, mapped, kind, name, change):
+    "A file that changes is unpacked again, though its size and even its time are the same, and the old one goes"
+    folder = kinds[kind](tmp_path/kind)
+    read_folder(folder)
+    was = {*_caches()}
+    change(folder/name)
+    assert _same(read_folder(folder)) and len({*_caches()}-was)==len(was-{*_caches()})==1
+
+@each('f,g', [(names[0]+'.gz',names[2]+'.gz'), (names[0],names[0])])
+def test_changed_digits(tmp_path, mapped, f, g):
+    folder,x = _put(tmp_path/'a', packed if f.endswith('gz') else good),_mk(41)[0][:40]
+    read_folder(folder)
+    (folder/f).write_bytes(gzip.compress(_idx(x)) if f.endswith('gz') else _idx(x))
+    assert _same(read_folder(folder), made._replace(x=x))
+
+def _flip(i): return _raw(lambda b: b[:i]+bytes([b[i]^1])+b[i+1:])
+harm = {'truncated': _raw(lambda b: b[:-1]), 'longer': _raw(lambda b: b+b'1'), 'empty': _raw(lambda b: b''), 'header': _raw(lambda b: b[:9]),
+    'first pixel': _flip(16), 'last pixel': _flip(-1), 'kind': _flip(2), 'axes': _raw(lambda b: b[:4]+b[8:12]+b[4:8]+b[12:]),
+    'gone': lambda o: o.unlink(), 'name': lambda o: o.rename(f'{o}0')}
+
+@each('f', [*harm.values()], ids=harm)
+@each('kind', ['packed','png'])
+def test_harmed_cache(tmp_path, mapped, kind, f):
+    folder = kinds[kind](tmp_path/kind)
+    read_folder(folder)
+    was = {o: o.read_bytes() for o in _caches()}
+    for o in was: f(o)
+    assert _same(read_folder(folder)) and was=={o: o.read_bytes() for o in _caches()}
+
+@each('kind', ['packed','png'])
+@each('full', [_tiny,_tmpfs])
+def test_full_disk_unpacking(tmp_path, mapped, monkeypatch, kind, full):
+    folder = kinds[kind](tmp_path/kind)
+    (disk := tmp_path/'disk').mkdir()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(disk))
+    with full(disk):
+        _bad(disk, 'large|space', read_folder, folder)
+        assert not _caches()
+    assert _same(read_folder(folder))
+
+def test_no_cache_folder(shared, mapped, monkeypatch):
+    "Where nothing can be kept, one line says so; what is kept already is read all the same"
+    folder = _put(shared/'digits', packed)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(shared/'cache'))
+    (d := cache_file().parent).mkdir(parents=True)
+    for o in d.parent,d: o.chmod(0o755)
+    with _nobody(): _bad(d, '[Pp]ermission', read_folder, folder)
+    read_folder(folder)
+    with _nobody(): assert _same(read_folder(folder))
+    for o in folder/f'{names[0]}.gz',shared/('a'*300):
+        monkeypatch.setenv('XDG_CACHE_HOME', str(o))
+        _bad(o, 'XDG_CACHE_HOME', read_folder, folder)
+
+def _unpack(cache, folder, go=None, die=False):
+    os.environ['XDG_CACHE_HOME'] = str(cache)
+    data._big = 0
+    def stop(*args, **kw): os.kill(os.getpid(), 9)
+    if die: data.Path.replace = stop
+    if go: go.wait(60)
+    assert _same(read_folder(folder))
+
+def test_unpacked_by_two(tmp_path):
+    folder,go = _tree(tmp_path/'png'),procs.Barrier(2)
+    ps = [procs.Process(target=_unpack, args=(tmp_path/'cache', folder, go)) for _ in range(2)]
+    for p in ps: p.start()
+    for p in ps: p.join(60)
+    assert [p.exitcode for p in ps]==[0,0] and len(_caches())==2
+
+def test_killed_unpacking(tmp_path, mapped):
+    folder = _put(tmp_path/'packed', packed)
+    (p := procs.Process(target=_unpack, args=(tmp_path/'cache', folder, None, True))).start()
+    p.join(60)
+    assert p.exitcode==-9 and [o.suffix for o in _caches()]==['.tmp']
+    assert _same(read_folder(folder)) and len(_caches())==4 and '.tmp' not in [o.suffix for o in _caches()]
+
+def _vm(k): return next(int(o.split()[1])*1024 for o in open('/proc/self/status') if o.startswith(k+':'))
+
+def _limited(cache, folder, kind, f, valid, size, room):
+    "A pass through `size` bytes of pixels with `room` for anything else, in a process that must not die of it"
+    os.environ['XDG_CACHE_HOME'] = str(cache)
+    torch.set_num_threads(1)
+    anon = _vm('RssAnon')
+    lim = _vm('VmSize')+size+room if kind=='addresses' else _vm('VmData')+room
+    resource.setrlimit(resource.RLIMIT_AS if kind=='addresses' else resource.RLIMIT_DATA, (lim,lim))
+    dls = f(folder, 1000, valid, seed=1, device='cpu')
+    assert sum(len(b[0]) for dl in dls for b in dl)==sum(len(o.dataset) for o in dls)
+    assert _vm('RssAnon')-anon<room
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory):
+    "500,000 images, a file with a hole"
+    folder,n = _put(tmp_path_factory.mktemp('many'), good),500_000
+    with open(folder/names[0], 'wb') as f:
+        f.write(huge(b'', n, 28, 28))
+        f.truncate(16+784*n)
+    (folder/names[1]).write_bytes(_idx(torch.arange(n).fmod(10).byte()))
+    yield folder
+    shutil.rmtree(folder)
+
+@each('kind,f,valid,pack', [('addresses',mnist_dls,.2,False), ('data',mnist_dls,'test',False), ('data',three_seven_dls,'test',True)])
+def test_more_than_memory(many, tmp_path, kind, f, valid, pack):
+    "390 MB pass through a process that has 170 MB to spare"
+    folder = many
+    if pack:
+        folder = _put(tmp_path/'packed', {o.name: o.read_bytes() for o in many.iterdir() if o.name!=names[0]})
+        with open(many/names[0], 'rb') as i, gzip.open(folder/names[0], 'wb', 1) as o: shutil.copyfileobj(i, o, 2**20)
+    (p := procs.Process(target=_limited, args=(tmp_path/'cache', folder, kind, f, valid, 392*10**6, 170*10**6))).start()
+    p.join(300)
+    assert p.exitcode==0
+
+def test_too_few_addresses(many, tmp_path):
+    "A limit below the file's size: one clear sentence"
+    (p := procs.Process(target=_refused, args=(tmp_path/'cache', many))).start()
+    p.join(60)
+    assert p.exitcode==0
+
+def _refused(cache, folder):
+    lim = _vm('VmSize')+10**8
+    resource.setrlimit(resource.RLIMIT_AS, (lim,lim))
+    _bad(folder/names[0], 'addresses', read_folder, folder)
+
+def test_crc():
+    x = _items(200_000)
+    for o in [x], [x[::3],x[:,1]], [x[:5],torch.arange(9)]: assert data._crc(o)==str(zlib.crc32(b''.join(t.numpy().tobytes() for t in o)))
