@@ -18,19 +18,31 @@ from safetensors.torch import save as st_save
 from . import __version__
 from .inference import _write
 
-# %% ../nbs/14_checkpoint.ipynb #255add91
+# %% ../nbs/14_checkpoint.ipynb #36800de1
+_sequences = dict(tuple=tuple, list=list, L=L)
+
 def _is_data(o):
     if isinstance(o, dict): return all(map(_is_data, [*o, *o.values()]))
     if isinstance(o, (list,tuple,L)): return all(map(_is_data, o))
     if isinstance(o, np.ndarray): return o.dtype.kind in 'biuf'
     return o is None or isinstance(o, (bool,int,float,str,np.generic,Tensor))
 
+def _kind(v): return (v.dtype,v.device) if isinstance(v, Tensor) and not v.dim() else type(v)
+
+def _column(o):
+    "A long sequence of numbers of one kind as a tensor, by the name of the way back"
+    kinds = [*{*map(_kind, o)}] if len(o)>99 else []
+    if kinds in ([int],[float]): return dict(tolist=torch.tensor([*o], dtype=torch.int64 if kinds==[int] else torch.float64))
+    if len(kinds)==1 and isinstance(kinds[0], tuple): return dict(unbind=torch.stack([*o]))
+
+# %% ../nbs/14_checkpoint.ipynb #72138922
 def _pack(o, tensors):
     "`o` in the terms of JSON; its tensors and arrays go into the list `tensors`"
     pack = partial(_pack, tensors=tensors)
     if isinstance(o, dict): return {'dict': [[pack(k),pack(v)] for k,v in o.items()]}
-    if isinstance(o, (tuple,L)): return {'tuple' if isinstance(o, tuple) else 'L': [*map(pack, o)]}
-    if isinstance(o, list): return [*map(pack, o)]
+    if isinstance(o, (list,tuple,L)):
+        column = _column(o)
+        return {next(k for k,t in _sequences.items() if isinstance(o, t)): {k: pack(t) for k,t in column.items()} if column else [*map(pack, o)]}
     if isinstance(o, np.generic): return o.item()
     if isinstance(o, np.ndarray): return {'array': [pack(torch.from_numpy(np.frombuffer(o.tobytes(), np.uint8).copy())), str(o.dtype), o.shape]}
     if not isinstance(o, Tensor): return o
@@ -38,7 +50,7 @@ def _pack(o, tensors):
     tensors.append(o.detach().cpu().contiguous().clone())
     return {'tensor': [len(tensors)-1, o.stride(), str(o.device)]}
 
-# %% ../nbs/14_checkpoint.ipynb #9df32612
+# %% ../nbs/14_checkpoint.ipynb #291ffdf7
 def _tensor(tensors, i, stride, device):
     o = tensors[i]
     return torch.empty_strided(o.shape, stride, dtype=o.dtype, device=device).copy_(o)
@@ -46,14 +58,15 @@ def _tensor(tensors, i, stride, device):
 def _unpack(o, tensors):
     "What `_pack` was given; tensors lie in memory, and on the device, as they did"
     unpack = partial(_unpack, tensors=tensors)
-    if isinstance(o, list): return [*map(unpack, o)]
     if not isinstance(o, dict): return o
     (kind,v), = o.items()
     if kind=='dict': return {unpack(k): unpack(x) for k,x in v}
     if kind=='array': return np.frombuffer(unpack(v[0]).numpy().tobytes(), v[1]).reshape(v[2]).copy()
     if kind=='number': return torch.tensor(v[0], dtype=getattr(torch, v[1]), device=v[2])
     if kind=='tensor': return _tensor(tensors, *v)
-    return {'tuple': tuple, 'L': L}[kind](map(unpack, v))
+    if isinstance(v, list): return _sequences[kind](map(unpack, v))
+    (how,column), = v.items()
+    return _sequences[kind](dict(tolist=Tensor.tolist, unbind=Tensor.unbind)[how](unpack(column)))
 
 # %% ../nbs/14_checkpoint.ipynb #52bc099c
 _fleeting = {'learn', 'start_epoch'}
