@@ -127,6 +127,7 @@ muted |= dict(full_predict=('full',f'{ask} --json'))
 jobs = dict(a=run(f'{a} a'), b=run(f'{b} b --json'), ladder=run('ladder --source digits --seeds 1 --json --out lad'), tty=in_pty)
 jobs |= dict(a2=run(f'{a} a2 --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=run(f'{b} b2'))
 jobs |= dict(whole=run(f'{c} whole --json'), killed=killed, two=two, stop_at=run(f'{a} s --epochs 30 --valid 0.2 --stop-at 0.95 --json'))
+jobs |= dict(tb=run(f'{a} tb --tensorboard'), rep=run('report a', need='a'), cmp=run('compare a a2 --json --out cmp.html', need='a2'))
 jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'), eval_b=run('evaluate b --source digits', need='b'))
 jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json', need='a'))
 jobs |= dict(ascii=run(ask, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', need='a', env=dict(PYTHONIOENCODING='ascii')))
@@ -212,6 +213,20 @@ def test_two_programs(job, dir):
 def test_stop_at(job, dir):
     m = json.loads(quiet(job('stop_at')).stdout)
     assert m['stopped'].startswith('batch_accuracy reached 0.9') and 0<len((dir/'s'/'history.csv').read_text().splitlines())<30
+
+def test_tensorboard(job, dir):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    quiet(job('tb'))
+    events = EventAccumulator(str(dir/'tb'/'tensorboard')).Reload()
+    assert {'train_loss','valid_loss','batch_accuracy','lr_0'}<=set(events.Tags()['scalars']) and len(events.Scalars('valid_loss'))==2
+
+def test_report_and_compare(job, dir):
+    "The page is the one that train wrote; a run and its twin do not differ"
+    before = (dir/'a'/'report.html').read_bytes() if job('a') else None
+    assert 'a/report.html' in quiet(job('rep')).stdout and (dir/'a'/'report.html').read_bytes()==before
+    both = sure(quiet(job('cmp')).stdout)
+    assert len(both['runs'])==2 and [(o['difference'],o['p_holm'],o['beyond_chance']) for o in both['pairs']]==[(0,1,False)]
+    assert '<title>2 runs compared' in (dir/'cmp.html').read_text()
 
 def test_origin(job, dir):
     "What a result depends on"
