@@ -112,7 +112,7 @@ def _sources(dl):
 def _get(o): return o.getstate() if isinstance(o, random.Random) else o.get_state()
 def _set(o, state): (o.setstate if isinstance(o, random.Random) else o.set_state)(state)
 
-# %% ../nbs/14_checkpoint.ipynb #64cda509
+# %% ../nbs/14_checkpoint.ipynb #af1851c9
 _format = 'mnist_fast checkpoint, version 1'
 
 def _crc(text, tensors): return str(reduce(lambda crc,o: zlib.crc32(o.view(torch.uint8).numpy(), crc), tensors, zlib.crc32(text.encode())))
@@ -128,7 +128,7 @@ def _read(path):
         with safe_open(path, 'pt') as f: meta,tensors = f.metadata() or {},[f.get_tensor(str(i)) for i in range(len(f.keys()))]
     except (OSError, SafetensorError) as e: raise ValueError(f"{path}: damaged or not to be read ({getattr(e, 'strerror', None) or e}). Delete it, and go on from an older one.") from None
     if meta.get('format')!=_format: raise ValueError(f"{path}: {meta.get('format', 'no checkpoint')}, but {_format} is read here. Use the mnist_fast that wrote it, or begin anew.")
-    if meta['crc32']!=_crc(meta['state'], tensors): raise ValueError(f"{path}: damaged (its checksum differs). Delete it, and go on from an older one.")
+    if meta.get('crc32')!=_crc(meta.get('state', ''), tensors): raise ValueError(f"{path}: damaged (its checksum differs). Delete it, and go on from an older one.")
     return _unpack(json.loads(meta['state']), tensors)
 
 # %% ../nbs/14_checkpoint.ipynb #9bc93040
@@ -254,7 +254,7 @@ def _set_chance(self:Checkpoint, state):
     for o,states in zip((now, *self.dls.loaders), state['loaders']):
         for s,st in zip(_sources(o), states): _set(s, st)
 
-# %% ../nbs/14_checkpoint.ipynb #290f56ed
+# %% ../nbs/14_checkpoint.ipynb #689faf84
 @patch
 def _save(self:Checkpoint, epoch, batch):
     cbs = {cb.name: _memory(cb) for cb in self.learn.cbs if cb is not self}
@@ -271,8 +271,10 @@ def _save(self:Checkpoint, epoch, batch):
 @patch
 def _due(self:Checkpoint):
     if self.every: return self.train_iter%self.every==0
-    due = torch.tensor(time.monotonic()-self.then>=self.seconds, dtype=torch.int, device=self.dls.device)
-    if num_distrib()>1: torch.distributed.broadcast(due, 0)
+    due = time.monotonic()-self.then>=self.seconds
+    if num_distrib()<2: return due
+    due = torch.tensor(due, dtype=torch.int, device=self.dls.device)
+    torch.distributed.broadcast(due, 0)
     return due.item()
 
 # %% ../nbs/14_checkpoint.ipynb #a119b497

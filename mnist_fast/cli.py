@@ -191,7 +191,7 @@ def _again(s):
     changed = {'--'+k.replace('_', '-'): v for k,v in s.items() if v!=_defaults()[k]}
     return join(['mnist_fast','train',*(o for k,v in changed.items() for o in ([k] if v is True else [k,str(v)]))])
 
-# %% ../nbs/10_cli.ipynb #fad25940
+# %% ../nbs/10_cli.ipynb #13127762
 def _fit(s, learn, folder):
     "Seconds of all epochs, those of earlier processes too; and why a callback ended the fit, if one did"
     from mnist_fast.learner import fit_recipe
@@ -206,7 +206,7 @@ def _test(s, learn, name):
     learn.loss_func,dls,r,start = losses[learn.recipe['loss']],learn.dls,learn.recipe,time.perf_counter()
     loss,acc = learn.validate(dl=dls.test)
     r.update(epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs)
-    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, and only its history is kept. Choose a smaller --lr than {r['lr']}.")
+    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: training went astray, and no model is kept. Choose a smaller --lr than {r['lr']}.")
     res = dict(task=s.task, source=dls.source, recipe=name, model=r['model'], params=sum(p.numel() for p in learn.model.parameters()), seed=s.seed)
     res.update({k: r[k] for k in ('epochs','lr','bs')}, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss)
     return res,time.perf_counter()-start

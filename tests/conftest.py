@@ -1,5 +1,6 @@
 "What the tests share"
-import os, pytest, subprocess, sys
+import os, pytest, resource, subprocess, sys
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault('MPLBACKEND', 'agg')
@@ -13,3 +14,11 @@ def sh(*args, cwd=root, **kwargs):
     res = subprocess.run([str(o) for o in args], cwd=cwd, text=True, capture_output=True, **kwargs)
     assert res.returncode==0, f'{args}\n{res.stdout}\n{res.stderr}'
     return res.stdout
+
+@contextmanager
+def full_disk(size):
+    "No file can become larger than `size` bytes"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size,old[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -1,6 +1,6 @@
 "Runs that are killed, in real processes and at any moment, end as if nothing had been; what cannot go on says why"
-import hashlib, json, multiprocessing, os, pytest, random, resource, signal, time, torch
-from contextlib import contextmanager
+import hashlib, json, multiprocessing, os, pytest, random, signal, time, torch
+from conftest import full_disk
 from functools import cache, partial
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
@@ -178,14 +178,6 @@ def test_no_pickle(tmp_path):
     short(Checkpoint(tmp_path, every=5))
     for path in tmp_path.iterdir():
         with safe_open(path, 'pt') as f: json.loads(f.metadata()['state'])
-
-@contextmanager
-def full_disk(size):
-    "No file can become larger than `size` bytes"
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size,old[1]))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 def test_full_disk(tmp_path):
     short(Checkpoint(tmp_path, every=5), StopHere(12))

@@ -1,11 +1,10 @@
 "Models on disk and pictures of digits: hostile files, saves that fail, framing, and errors that say what to do"
-import hashlib, io, json, multiprocessing, os, pickle, random, re, resource, shutil, sys, time, zipfile
-from contextlib import contextmanager
+import hashlib, io, json, multiprocessing, os, pickle, random, re, shutil, sys, time, zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np, pytest, torch
-from conftest import needs_mnist, sh
+from conftest import full_disk, needs_mnist, sh
 from PIL import Image, ImageDraw, ImageOps
 from safetensors.torch import load as st_load, save as st_save
 
@@ -129,20 +128,12 @@ def test_saves_only_what_loads(tmp_path):
 
 # Saves that fail
 
-@contextmanager
-def _full(n):
-    "No file can grow beyond `n` bytes, as on a disk that is full"
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n,old[1]))
-    try: yield
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
 @each('n,note', [(0,''),(1,''),(100,''),(31000,''),(200000,'x'*300000)]) # the last one is full in the middle of config.json
 def test_full_disk(tmp_path, n, note):
     save_model(_model(), tmp_path/'a')
     old = _bytes(tmp_path/'a')
     for o in 'ab':
-        with _full(n), pytest.raises(OSError) as e: save_model(_model(seed=1), tmp_path/o, note=note)
+        with full_disk(n), pytest.raises(OSError) as e: save_model(_model(seed=1), tmp_path/o, note=note)
         _says(e, tmp_path/o)
     assert _bytes(tmp_path/'a')==old and load_model(tmp_path/'a').n_out==10
     assert not (tmp_path/'b').exists() or not list((tmp_path/'b').iterdir())
