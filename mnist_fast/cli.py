@@ -23,14 +23,14 @@ def _line(learn, row):
     "One epoch in words"
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-# %% ../nbs/10_cli.ipynb #af2cffc3
+# %% ../nbs/10_cli.ipynb #434e6317
 def _learner(task, recipe, model, source, bs, valid, seed, bar=False):
     "Loaders and learner for a task, and the seconds that the data took"
     from fastai.callback.progress import ProgressCallback
     from mnist_fast.data import get_digits
     from mnist_fast.learner import recipes, get_recipe, recipe_learner
     r = get_recipe(task, recipe or (model if model in recipes[task] else 'cnn'))
-    if model and model!=r['model']: r = dict({k: v for k,v in r.items() if k not in ('n_hidden','width','widths','columns')}, model=model)
+    if model and model!=r['model']: r = dict({k: v for k,v in r.items() if k not in ('n_hidden','width','widths')}, model=model)
     start = time.perf_counter()
     digits = get_digits(source)
     learn = recipe_learner(digits, task, r, valid, bs, seed)
@@ -211,10 +211,10 @@ def _test(s, learn, name):
     res.update({k: r[k] for k in ('epochs','lr','bs')}, n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset), accuracy=acc, loss=loss)
     return res,time.perf_counter()-start
 
-# %% ../nbs/10_cli.ipynb #c132bd40
+# %% ../nbs/10_cli.ipynb #5b89c7b4
 def train(
     task:_Task='full', # Threes and sevens, or all ten digits
-    model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn, branch_cnn or columns_cnn (default: the recipe's)
+    model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
     recipe:str=None, # A named set of settings, such as speed or standard (default: the one named like the model, else cnn)
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     epochs:int=None, # Passes over the training set (default: the recipe's)

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['registry', 'Pixels', 'linear', 'simple_net', 'cnn', 'Rows', 'fast_cnn', 'deep_cnn', 'Branches', 'branch_cnn',
-           'Columns', 'columns_cnn', 'mnist_model']
+           'mnist_model']
 
 # %% ../nbs/04_model.ipynb #512288f0
 import torch
@@ -84,7 +84,7 @@ def deep_cnn(
     body = [*_same(a, b), *_same(b, b, nn.MaxPool2d(2)), *_same(b, c), *_same(c, c, nn.MaxPool2d(2))]
     return nn.Sequential(_images(), *stem, *body, Rows(), nn.Linear(9*c, n_out)).to(memory_format=torch.channels_last)
 
-# %% ../nbs/04_model.ipynb #66b0e59d
+# %% ../nbs/04_model.ipynb #7239cf46
 class Branches(nn.Module):
     "Stages one behind the other, with a linear layer behind each; what these say is added up"
     def __init__(self,
@@ -105,43 +105,18 @@ class Branches(nn.Module):
 
 def _valid(ni, nf, *pool): return [nn.Conv2d(ni, nf, 3, bias=False), *pool, nn.BatchNorm2d(nf), nn.ReLU(inplace=True)]
 
-def _branches(n_out, widths):
-    a,b,c = widths
-    first = [nn.Conv2d(1, a, 5, stride=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True), *_valid(a, b), *_valid(b, b, nn.MaxPool2d(2))]
-    stages = [nn.Sequential(*o) for o in (first, [*_same(b, c), *_same(c, c)], _valid(c, c))]
-    return Branches(stages, (16*b,16*c,4*c), n_out)
-
 def branch_cnn(
     n_out:int=10, # numbers that come out: 1 for 3-vs-7, 10 for all digits
     widths:tuple=(48,96,176) # channels of the first convolution, of the rest of the first stage, of the other stages
 )->nn.Module:
     "Six convolutions in three stages, and a linear layer behind each stage"
-    return nn.Sequential(_images(), _branches(n_out, widths)).to(memory_format=torch.channels_last)
+    a,b,c = widths
+    first = [nn.Conv2d(1, a, 5, stride=2, bias=False), nn.BatchNorm2d(a), nn.ReLU(inplace=True), *_valid(a, b), *_valid(b, b, nn.MaxPool2d(2))]
+    stages = [nn.Sequential(*o) for o in (first, [*_same(b, c), *_same(c, c)], _valid(c, c))]
+    return nn.Sequential(_images(), Branches(stages, (16*b,16*c,4*c), n_out)).to(memory_format=torch.channels_last)
 
-# %% ../nbs/04_model.ipynb #b4ab39f6
-class Columns(nn.Module):
-    "Networks side by side: each trains on its share of the batch, otherwise the mean of all"
-    def __init__(self,
-        columns:list # modules with outputs of the same shape
-    ):
-        super().__init__()
-        if not columns: raise ValueError("There are no columns. Give 1 or more.")
-        self.columns = nn.ModuleList(columns)
-
-    def forward(self, x):
-        if self.training and len(x)>=len(self.columns): return torch.cat([m(o) for m,o in zip(self.columns, x.tensor_split(len(self.columns)))])
-        return torch.stack([m(x) for m in self.columns]).mean(0)
-
-def columns_cnn(
-    n_out:int=10, # numbers that come out: 1 for 3-vs-7, 10 for all digits
-    widths:tuple=(32,64,128), # as for `branch_cnn`, of each column
-    columns:int=2 # how many
-)->nn.Module:
-    "As many of `branch_cnn` side by side"
-    return nn.Sequential(_images(), Columns([_branches(n_out, widths) for _ in range(columns)])).to(memory_format=torch.channels_last)
-
-# %% ../nbs/04_model.ipynb #144ba322
-registry = {f.__name__: f for f in (linear, simple_net, cnn, fast_cnn, deep_cnn, branch_cnn, columns_cnn)}
+# %% ../nbs/04_model.ipynb #0d1a72dd
+registry = {f.__name__: f for f in (linear, simple_net, cnn, fast_cnn, deep_cnn, branch_cnn)}
 
 def mnist_model(
     name:str, # a name in `registry`
