@@ -1,4 +1,4 @@
-"What each part of `best` buys, on held-out training digits: python tools/ablation.py (half an hour on two cores)"
+"What each part of `best` buys, on held-out training digits: python tools/ablation.py"
 import json, os
 from pathlib import Path
 from mnist_fast.bench import about
