@@ -18,7 +18,7 @@ from .loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_los
 from .model import mnist_model
 from .optimizer import BasicOptim, FastSGD
 
-# %% ../nbs/06_learner.ipynb #08a2cf59
+# %% ../nbs/06_learner.ipynb #7eff18de
 _book = dict(loss='mnist_loss', opt='FastSGD', mom=0., wd=0., schedule='fit', bs=256)
 _net = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=256)
 
@@ -26,7 +26,6 @@ _fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=0., sched
 
 _deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
 _little = dict(rotate=8., scale=.08, shear=.08, shift=1.2, warp=.5)
-_much = dict(rotate=10., scale=.1, shear=.1, shift=1.5, warp=.6)
 
 _3v7 = dict( # threes and sevens
     linear     = dict(_book, model='linear', epochs=20, lr=1.),
@@ -40,7 +39,7 @@ _full = dict( # all ten digits
     cnn        = dict(_net, model='cnn', loss='cross_entropy', epochs=3, lr=.2),
     speed      = dict(_fast, model='fast_cnn', loss='cross_entropy', epochs=1, lr=.5),
     standard   = dict(_deep, widths=(16,32,64), epochs=3),
-    best       = dict(_deep, model='branch_cnn', widths=(48,96,176), epochs=28, augment=_much, hard=dict(start=.3, hard=.4, easy=.2)),
+    best       = dict(_deep, model='branch_cnn', widths=(32,64,128), epochs=24, augment=dict(_little, warp=.4), hard=dict(start=.3, hard=.4, easy=.2)),
     tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(_little, shift=1., warp=.3)))
 recipes = {'3v7': _3v7, 'full': _full}
 

@@ -84,7 +84,7 @@ def deep_cnn(
     body = [*_same(a, b), *_same(b, b, nn.MaxPool2d(2)), *_same(b, c), *_same(c, c, nn.MaxPool2d(2))]
     return nn.Sequential(_images(), *stem, *body, Rows(), nn.Linear(9*c, n_out)).to(memory_format=torch.channels_last)
 
-# %% ../nbs/04_model.ipynb #7239cf46
+# %% ../nbs/04_model.ipynb #5ef22853
 class Branches(nn.Module):
     "Stages one behind the other, with a linear layer behind each; what these say is added up"
     def __init__(self,
@@ -107,7 +107,7 @@ def _valid(ni, nf, *pool): return [nn.Conv2d(ni, nf, 3, bias=False), *pool, nn.B
 
 def branch_cnn(
     n_out:int=10, # numbers that come out: 1 for 3-vs-7, 10 for all digits
-    widths:tuple=(48,96,176) # channels of the first convolution, of the rest of the first stage, of the other stages
+    widths:tuple=(32,64,128) # channels of the first convolution, of the rest of the first stage, of the other stages
 )->nn.Module:
     "Six convolutions in three stages, and a linear layer behind each stage"
     a,b,c = widths

@@ -6,8 +6,8 @@ from mnist_fast.data import get_digits
 from mnist_fast.learner import ablate, recipes
 
 out = Path(__file__).parent.parent/'nbs'/'results'/'ablation.json'
-small = dict(widths=(16,32,58), epochs=10)
-changes = dict(all_items_always=dict(hard=None), no_augmentation=dict(augment=None), half_as_wide=dict(widths=(8,16,29)), half_the_epochs=dict(epochs=5),
+small = dict(widths=(16,32,64), epochs=10)
+changes = dict(all_items_always=dict(hard=None), no_augmentation=dict(augment=None), half_as_wide=dict(widths=(8,16,32)), half_the_epochs=dict(epochs=5),
     no_label_smoothing=dict(ls=0.), no_weight_decay=dict(wd=0.), no_branches=dict(model='deep_cnn'))
 
 if __name__=='__main__':

@@ -20,7 +20,8 @@ Two networks for handwritten digits, read by `load_model('full')` and `load_mode
 - **Data**: the MNIST training set, 60,000 digits (12,396 threes and sevens), written by employees of the US Census Bureau and by
   high-school students about 1990. The test set was used once, for the figures above, which are those of these very weights.
 - **Recipe**: `best`, one run with seed {seed}, nothing chosen among runs. `config.json` holds the row; the notebook `06_learner` explains it.
-- **Made by** `make weights` with torch {torch} on {processor}, {cores} cores. Another machine may round differently and give other weights.
+- **Made by** `make weights` with torch {torch} on {processor}, {cores} cores, threads: {threads}.
+  Another machine, or another number of threads, may round differently and give other weights.
 - **Input**: one digit, bright on dark, framed as MNIST does it: `predict` and `digit_image` do that for a picture.
 - **Limits**: what is not a digit gets a digit all the same, often with high confidence; two digits on one picture get one answer.
   Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too; how often they are wrong was not measured.
@@ -39,4 +40,4 @@ def make(task):
 
 if __name__=='__main__':
     a,rows = about(),[make(o) for o in names]
-    (out/'README.md').write_text(card.format(rows='\n'.join(rows), seed=seed, torch=a['versions']['torch'], processor=a['processor'], cores=a['cores']))
+    (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), seed=seed, torch=a['versions']['torch']))
