@@ -22,6 +22,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mnist_fast.bench._exhaust': ('bench.html#_exhaust', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._peer_rows': ('bench.html#_peer_rows', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._row': ('bench.html#_row', 'mnist_fast/bench.py'),
+                                  'mnist_fast.bench._runs': ('bench.html#_runs', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._shared': ('bench.html#_shared', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._skip': ('bench.html#_skip', 'mnist_fast/bench.py'),
                                   'mnist_fast.bench._version': ('bench.html#_version', 'mnist_fast/bench.py'),

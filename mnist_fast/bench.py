@@ -4,7 +4,7 @@
 __all__ = ['compare', 'loader_rows', 'step_rows', 'epoch_rows', 'run_recipe', 'recipe_row', 'run_script', 'peer_row', 'start_row',
            'grow', 'growth_rows', 'plot_growth', 'scaling_rows', 'about', 'bench_rows']
 
-# %% ../nbs/12_bench.ipynb #05127ac4
+# %% ../nbs/12_bench.ipynb #b3c26584
 import json, os, platform, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from contextlib import nullcontext
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ from fastai.callback.core import CancelValidException
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from .data import Digits, TensorDL, get_digits
-from .learner import FastLearner, fit_recipe, losses, mnist_learner, recipe_learner
+from .learner import FastLearner, fit_recipe, get_recipe, losses, mnist_learner, recipe_learner, recipes
 from .loss import cross_entropy
 from .model import mnist_model
 from .optimizer import FastSGD
@@ -267,7 +267,7 @@ def about()->dict: # processor, cores, threads, GPU, system, versions of all tha
     return dict(processor=_cpu(), cores=os.cpu_count(), threads=torch.get_num_threads(), gpu=gpu, system=f'{platform.system()} {platform.release()}',
         python=platform.python_version(), versions={o: v for o in names if (v := _version(o))})
 
-# %% ../nbs/12_bench.ipynb #1a3dddf5
+# %% ../nbs/12_bench.ipynb #dc76bf8f
 _seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','best'): 5, ('full','tiny'): 5, ('3v7','best'): 5}
 _options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
@@ -275,17 +275,23 @@ def bench_rows(
     source:str|Path='auto', # as for `get_digits`
     quick:bool=False, # micro-benchmarks alone?
     full:bool=False, # everything, many times?
-    peers:str|Path='bench/peers' # folder of scripts
+    peers:str|Path='bench/peers', # folder of scripts
+    recipe:str|None=None # this recipe alone?
 )->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`, `scaling`
     "Run the benchmark"
-    digits,n = get_digits(source),5
+    runs,digits,n = _runs(recipe, full),get_digits(source),5
+    recipe_rows = lambda: [recipe_row(digits, *k, range(v)) for k,v in runs.items()]
+    if recipe: return dict(recipes=recipe_rows())
     part = digits._replace(x=digits.x[:12_000], y=digits.y[:12_000], x_test=digits.x_test[:2000], y_test=digits.y_test[:2000]) if quick else digits
     pairs = loader_rows(digits, n)+step_rows(n)+epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(part, 'cnn', n)
     if quick: return dict(pairs=pairs)
-    todo = _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
-    recipes = [recipe_row(digits, *k, range(v)) for k,v in todo.items()]
-    return dict(pairs=pairs, recipes=recipes, peers=_peer_rows(digits, source, Path(peers), n if full else 1),
+    return dict(pairs=pairs, recipes=recipe_rows(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
         start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
+
+def _runs(recipe, full):
+    if not recipe: return _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
+    get_recipe('full', recipe)
+    return {(t,recipe): _seeds.get((t,recipe), 5) for t in recipes if recipe in recipes[t]}
 
 def _peer_rows(digits, source, folder, n):
     scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _options.get(s.stem, [()])]

@@ -440,7 +440,7 @@ def _climb(digits, seeds, seed):
     bar.close()
     return rows,_table(rows)
 
-# %% ../nbs/10_cli.ipynb #b8e1417f
+# %% ../nbs/10_cli.ipynb #1888708d
 _cols = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
     scaling='recipe processes seconds ratio accuracy n error',
     recipes='task recipe accuracy deviation lowest highest n seconds params', start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
@@ -457,19 +457,21 @@ def _bench_tables(res):
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
+    recipe:str=None, # This recipe alone, over its seeds?
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     peers:str='bench/peers', # Folder with a script for each peer
     out:str='bench/results', # Folder for the results as JSON
     json:bool=False # Print the result as JSON?
 ):
     "Measure how fast all this is, beside its peers in the same run"
-    if quick and full: raise ValueError("--quick and --full are two things. Choose one of them.")
-    if not (quick or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. Run this in a clone of the repository, name their folder with --peers, or choose --quick.")
+    if quick+full+bool(recipe)>1: raise ValueError("--quick, --full and --recipe are different things. Choose one of them.")
+    if not (quick or recipe or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. Run this in a clone of the repository, name their folder with --peers, or choose --quick.")
     from mnist_fast.bench import about, bench_rows, plot_growth
     from mnist_fast.inference import _write
-    name = 'quick' if quick else 'full' if full else 'bench'
-    command = f"mnist_fast bench{f' --{name}' if name!='bench' else ''} --source {Path(source).name}"
-    res = dict(command=command, about=about(), **bench_rows(source, quick, full, peers))
+    name = 'quick' if quick else 'full' if full else recipe or 'bench'
+    flags = f' --recipe {recipe}' if recipe else f' --{name}' if name!='bench' else ''
+    command = f"mnist_fast bench{flags} --source {Path(source).name}"
+    res = dict(command=command, about=about(), **bench_rows(source, quick, full, peers, recipe))
     _write(Path(out), {f'{name}.json': dumps(res, indent=2).encode()})
     if res.get('growth'): _keep(plot_growth(res['growth']), Path(out)/'growth.png')
     a = res['about']

@@ -46,8 +46,9 @@ def test_command(tmp_path):
     assert {r['task'] for r in out['pairs']}>={'a pass, bs 256','an epoch of cnn, 1,500 images'}
 
 def test_bad_command(capsys):
-    assert main(['bench','--quick','--full'])==1
-    assert 'Choose one of them' in capsys.readouterr().err
+    for o in (['--full'],['--recipe','cnn']):
+        assert main(['bench','--quick',*o])==1
+        assert 'Choose one of them' in capsys.readouterr().err
 
 def test_no_peers(capsys, tmp_path):
     assert main(['bench','--peers',str(tmp_path)])==1
