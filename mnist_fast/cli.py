@@ -440,7 +440,7 @@ def _climb(digits, seeds, seed):
     bar.close()
     return rows,_table(rows)
 
-# %% ../nbs/10_cli.ipynb #1888708d
+# %% ../nbs/10_cli.ipynb #dc23dcd3
 _cols = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
     scaling='recipe processes seconds ratio accuracy n error',
     recipes='task recipe accuracy deviation lowest highest n seconds params', start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
@@ -457,7 +457,7 @@ def _bench_tables(res):
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
-    recipe:str=None, # This recipe alone, over its seeds?
+    recipe:str=None, # One recipe alone, over its seeds, by its name
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     peers:str='bench/peers', # Folder with a script for each peer
     out:str='bench/results', # Folder for the results as JSON

@@ -45,6 +45,15 @@ def test_command(tmp_path):
     assert out['command']=='mnist_fast bench --quick --source digits' and out['about']['cores']>0
     assert {r['task'] for r in out['pairs']}>={'a pass, bs 256','an epoch of cnn, 1,500 images'}
 
+def test_one_recipe(tmp_path):
+    "Its row for each task, kept under its name; a name that is not there keeps nothing"
+    out = json.loads(sh(bin/'mnist_fast', 'bench', '--recipe', 'linear', '--source', 'digits', '--out', tmp_path/'a', '--json'))
+    assert json.loads((tmp_path/'a'/'linear.json').read_text())==out
+    assert out['command']=='mnist_fast bench --recipe linear --source digits'
+    assert [(r['task'],len(r['accuracies'])) for r in out['recipes']]==[('3v7',5),('full',5)] and 'pairs' not in out
+    assert main(['bench','--recipe','bset','--source','digits','--out',str(tmp_path/'b')])==1
+    assert not (tmp_path/'b').exists()
+
 def test_bad_command(capsys):
     for o in (['--full'],['--recipe','cnn']):
         assert main(['bench','--quick',*o])==1
