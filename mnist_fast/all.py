@@ -4,15 +4,28 @@ from fastai.callback.all import *
 from fastai.losses import *
 from fastai.metrics import *
 
-from .data import *
+from .data.idx import DataError, Digits
+from .data.cache import cache_file, read_cache
+from .data.download import *
+from .data.source import *
+from .data.loader import *
 from .baseline import *
 from .loss import *
 from .optimizer import *
 from .model import *
-from .callback import *
+from .callback.augment import *
+from .callback.training import *
+from .callback.monitor import *
+from .recipe import *
 from .learner import *
 from .scratch import init_params, linear1, calc_grad, train_epoch, validate_epoch, train_model
-from .interpret import *
-from .inference import *
-from .checkpoint import *
-from .report import *
+from .stats import *
+from .interpret.predictions import *
+from .interpret.weights import *
+from .interpret.surface import *
+from .inference.image import *
+from .inference.saved import *
+from .run.checkpoint import *
+from .run.history import *
+from .run.report import *
+from .run.compare import *

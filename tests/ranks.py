@@ -4,9 +4,12 @@ from pathlib import Path
 from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from fastai.metrics import F1Score, accuracy
-from mnist_fast.callback import EMA, BatchAugment, GradNorm, HardExamples, KeepBest, NaNGuard, StopAt
-from mnist_fast.checkpoint import Checkpoint
-from mnist_fast.data import TensorDL, embedded_digits
+from mnist_fast.callback.training import EMA, HardExamples, KeepBest, StopAt
+from mnist_fast.callback.augment import BatchAugment
+from mnist_fast.callback.monitor import GradNorm, NaNGuard
+from mnist_fast.run.checkpoint import Checkpoint
+from mnist_fast.data.loader import TensorDL
+from mnist_fast.data.source import embedded_digits
 from mnist_fast.learner import FastLearner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import mnist_model
@@ -54,7 +57,7 @@ def gathered(o):
 
 def plain(cls):
     "No chance but the order: what one process gives"
-    from mnist_fast.distributed import processes
+    from mnist_fast.run.distributed import distrib_fit
     learn = learner(cls=cls, cbs=Items())
     was = learn.model,learn.dls.loaders,sorted(o.name for o in learn.cbs)
     with processes(learn), learn.no_bar(): learn.fit(2, .1)
@@ -68,7 +71,7 @@ def fast(): return plain(FastLearner)
 def chance():
     "All callbacks: the same weights and decisions everywhere, other random numbers, and what is left can be used alone"
     from fastcore.xtras import modified_env
-    from mnist_fast.distributed import processes
+    from mnist_fast.run.distributed import distrib_fit
     learn = learner('cnn', cbs=everything())
     learn.remove_cb(ProgressCallback)
     with processes(learn):
@@ -85,7 +88,7 @@ def chance():
 
 def poison():
     "A number that is none in one process stops both"
-    from mnist_fast.distributed import processes
+    from mnist_fast.run.distributed import distrib_fit
     class Poison(Callback):
         def before_batch(self):
             if self.train_iter==5 and rank_distrib()==1: self.learn.xb = (self.x*float('nan'),)
@@ -96,14 +99,14 @@ def poison():
     return gathered(learn.train_iter)
 
 def resumed(folder, *cbs, resume=False):
-    from mnist_fast.distributed import processes
+    from mnist_fast.run.distributed import distrib_fit
     learn = learner('cnn', cbs=[*everything(), Checkpoint(folder, every=5, resume=resume), *cbs])
     learn.remove_cb(ProgressCallback)
     with processes(learn), learn.no_logging(): learn.fit_one_cycle(3, .1)
     return dict(weights=gathered(weights(learn).tolist()), values=[[*o] for o in learn.recorder.values])
 
 def hanging():
-    from mnist_fast.distributed import processes
+    from mnist_fast.run.distributed import distrib_fit
     learn = learner(cbs=Hang())
     with processes(learn, timeout=5), learn.no_bar(): learn.fit(1, .1)
 

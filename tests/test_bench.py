@@ -1,9 +1,11 @@
 "The benchmark: peers really run, a broken one is told, results are kept whole. No time is tested here"
 import json, numpy as np, pytest
 from conftest import bin, root, sh
-from mnist_fast.bench import growth_rows, peer_row, recipe_row, run_recipe, start_row
+from mnist_fast.bench.peers import growth_rows, peer_row, start_row
+from mnist_fast.bench.timing import recipe_row
+from mnist_fast.learner import run_recipe
 from mnist_fast.cli import main
-from mnist_fast.data import get_digits
+from mnist_fast.data.source import get_digits
 
 digits = get_digits('digits')
 

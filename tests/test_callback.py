@@ -9,8 +9,11 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from mnist_fast import scratch
-from mnist_fast.callback import EMA, GradNorm, HardExamples, KeepBest, NaNGuard, StopAt, augment
-from mnist_fast.data import TensorDL, get_digits, mnist_dls
+from mnist_fast.callback.training import EMA, HardExamples, KeepBest, StopAt
+from mnist_fast.callback.monitor import GradNorm, NaNGuard
+from mnist_fast.callback.augment import augment
+from mnist_fast.data.loader import TensorDL, mnist_dls
+from mnist_fast.data.source import get_digits
 from mnist_fast.learner import FastLearner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import linear, mnist_model

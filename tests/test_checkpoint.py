@@ -12,9 +12,13 @@ from fastai.learner import AvgSmoothLoss, Learner
 from fastai.metrics import F1Score, accuracy
 from fastai.optimizer import Adam, OptimWrapper
 from fastai.torch_core import set_seed
-from mnist_fast.callback import EMA, BatchAugment, GradNorm, HardExamples, KeepBest, NaNGuard, StopAt
-from mnist_fast.checkpoint import Checkpoint, History, _read
-from mnist_fast.data import mnist_dls
+from mnist_fast.callback.training import EMA, HardExamples, KeepBest, StopAt
+from mnist_fast.callback.augment import BatchAugment
+from mnist_fast.callback.monitor import GradNorm, NaNGuard
+from mnist_fast.run.checkpoint import Checkpoint
+from mnist_fast.run.history import History
+from mnist_fast.checkpoint import _read
+from mnist_fast.data.loader import mnist_dls
 from mnist_fast.learner import mnist_learner
 from safetensors import safe_open
 from torch import nn

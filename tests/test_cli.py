@@ -8,8 +8,9 @@ from conftest import bin, needs_mnist
 from PIL import Image, ImageDraw
 
 from mnist_fast import cli
-from mnist_fast.data import _crc, embedded_digits
-from mnist_fast.inference import load_model
+from mnist_fast.files import crc32
+from mnist_fast.data.source import embedded_digits
+from mnist_fast.inference.saved import load_model
 
 each = pytest.mark.parametrize
 cmd = str(bin/'mnist_fast')

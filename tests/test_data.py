@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
 from mnist_fast import data
-from mnist_fast.data import *
+from mnist_fast.data.source import *
+from mnist_fast.data.loader import *
 
 real = os.environ.get('MNIST_FAST_DATA')
 each = pytest.mark.parametrize

@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from hypothesis import given, settings, strategies as st
 from conftest import bin, root
 import ranks
-from mnist_fast.bench import scaling_rows
-from mnist_fast.data import TensorDL
-from mnist_fast.distributed import ShardDL, processes
+from mnist_fast.bench.peers import scaling_rows
+from mnist_fast.data.loader import TensorDL
+from mnist_fast.run.distributed import ShardDL, distrib_fit
 
 torchrun = [bin/'torchrun','--standalone','--nproc-per-node','2']
 accelerate = [bin/'accelerate','launch','--multi_gpu','--num_processes','2','--main_process_port','0']

@@ -8,8 +8,9 @@ from conftest import full_disk, needs_mnist, sh
 from PIL import Image, ImageDraw, ImageOps
 from safetensors.torch import load as st_load, save as st_save
 
-from mnist_fast.inference import DigitModel, digit_image, load_model, save_model
-from mnist_fast.model import mnist_model, registry
+from mnist_fast.inference.saved import DigitModel, load_model, save_model
+from mnist_fast.inference.image import digit_image
+from mnist_fast.model import mnist_model, model_registry
 
 each = pytest.mark.parametrize
 procs = multiprocessing.get_context('forkserver')
@@ -165,7 +166,8 @@ def test_in_the_way(tmp_path, name):
 
 _loop = '''
 import itertools
-from mnist_fast.inference import mnist_model, save_model
+from mnist_fast.model import mnist_model
+from mnist_fast.inference.saved import save_model
 ms = [mnist_model('simple_net', n_out=10, n_hidden=n) for n in (30,2000)]
 for i in itertools.count(): save_model(ms[i%2], folder, i=i)
 '''
@@ -432,7 +434,7 @@ def test_lopsided(flip, turn):
 @needs_mnist
 def test_mnist_stays():
     "All the test images as they are"
-    from mnist_fast.data import read_folder
+    from mnist_fast.data.source import read_folder
     x = read_folder(os.environ['MNIST_FAST_DATA']).x_test
     moved = [i for i,o in enumerate(x) if not torch.equal(digit_image(o), o.float().div(255))]
     assert not moved, f'{len(moved)} of {len(x)} are not: {moved[:9]}'
@@ -440,7 +442,7 @@ def test_mnist_stays():
 @needs_mnist
 def test_mnist_comes_back():
     "Test images enlarged, moved and printed in black are what they were"
-    from mnist_fast.data import read_folder
+    from mnist_fast.data.source import read_folder
     xs = read_folder(os.environ['MNIST_FAST_DATA']).x_test[:300]
     def page(x):
         im = Image.new('L', (300,200), 255)

@@ -3,10 +3,13 @@ import matplotlib.pyplot as plt, pandas as pd, pytest, torch
 from copy import deepcopy
 from fastai.callback.all import ActivationStats
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD
-from mnist_fast.callback import GradNorm
-from mnist_fast.data import TensorDL, get_digits, mnist_dls, three_seven_dls
-from mnist_fast.interpret import (_random_direction, loss_surface, most_confused, most_wrong, plot_activations, plot_confusion,
-    plot_most_wrong, plot_surface, plot_weights)
+from mnist_fast.callback.monitor import GradNorm
+from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
+from mnist_fast.data.source import get_digits
+from mnist_fast.interpret import _random_direction
+from mnist_fast.interpret.surface import loss_surface, plot_surface
+from mnist_fast.interpret.predictions import most_confused, most_wrong, plot_confusion, plot_most_wrong
+from mnist_fast.interpret.weights import plot_activations, plot_weights
 from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, three_seven_learner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import mnist_model

@@ -3,8 +3,10 @@ import json, pickle, pytest, torch
 from conftest import bin, needs_mnist, sh
 from fastai.basics import Callback, CancelEpochException, Learner
 from fastai.callback.mixup import MixUp
-from mnist_fast.data import get_digits, mnist_dls, three_seven_dls
-from mnist_fast.learner import FastLearner, fit_recipe, get_recipe, mnist_learner, recipe_learner, recipes, three_seven_learner
+from mnist_fast.data.source import get_digits
+from mnist_fast.data.loader import mnist_dls, three_seven_dls
+from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, recipe_learner, three_seven_learner
+from mnist_fast.recipe import get_recipe, recipes
 from mnist_fast.loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss
 from mnist_fast.model import mnist_model
 from mnist_fast.optimizer import BasicOptim, FastSGD

@@ -1,9 +1,9 @@
 "Each row of the table of manual against API: the same numbers from both"
 import pytest, torch
-from mnist_fast.data import get_digits
-from mnist_fast.manual import compare_pair, manual_pairs
+from mnist_fast.data.source import get_digits
+from mnist_fast.by_hand import compare_pair, by_hand_pairs
 
-pairs = manual_pairs(get_digits('digits'), seed=3)
+pairs = by_hand_pairs(get_digits('digits'), seed=3)
 
 @pytest.mark.parametrize('pair', pairs, ids=[f'{o[0]}, {o[2]}' for o in pairs])
 def test_pair(pair):

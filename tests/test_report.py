@@ -1,11 +1,16 @@
 "A page about a run and the comparison of runs: the figures are right, hostile files do no harm, what is missing is said"
 import json, math, matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, random, re, shutil, struct, torch
 from html.parser import HTMLParser
-from mnist_fast.data import _crc, embedded_digits
-from mnist_fast.inference import load_model, save_model
+from mnist_fast.files import crc32
+from mnist_fast.data.source import embedded_digits
+from mnist_fast.inference.saved import load_model, save_model
 from mnist_fast.learner import fit_recipe, recipe_learner
-from mnist_fast.model import mnist_model, registry
-from mnist_fast.report import calibration_error, class_table, compare_report, compare_runs, plot_calibration, plot_filters, run_report, wilson
+from mnist_fast.model import mnist_model, model_registry
+from mnist_fast.stats import calibration_error, class_table, wilson
+from mnist_fast.run.compare import compare_report, compare_runs
+from mnist_fast.interpret.predictions import plot_calibration
+from mnist_fast.interpret.weights import plot_filters
+from mnist_fast.run.report import run_report
 from scipy.stats import binomtest
 
 each = pytest.mark.parametrize

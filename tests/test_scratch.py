@@ -11,7 +11,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.metrics import accuracy, error_rate
 from fastai.optimizer import Adam, OptimWrapper, RMSProp, SGD
-from mnist_fast.data import mnist_dls, three_seven_dls
+from mnist_fast.data.loader import mnist_dls, three_seven_dls
 from mnist_fast.loss import batch_accuracy, cross_entropy, mnist_loss
 from mnist_fast.optimizer import FastSGD
 from mnist_fast.scratch import Callback, Learner

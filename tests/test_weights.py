@@ -1,8 +1,8 @@
 "The models that come along: small, described, and as good as their card says"
 import pytest
 from conftest import bin, needs_mnist, root, sh
-from mnist_fast.data import get_digits
-from mnist_fast.inference import load_model
+from mnist_fast.data.source import get_digits
+from mnist_fast.inference.saved import load_model
 
 folder = root/'mnist_fast'/'weights'
 tasks = pytest.mark.parametrize('task', ['full','3v7'])

@@ -1,9 +1,10 @@
 "What each part of `best` buys, on held-out training digits: python tools/ablation.py"
 import json, os
 from pathlib import Path
-from mnist_fast.bench import about
-from mnist_fast.data import get_digits
-from mnist_fast.learner import ablate, recipes
+from mnist_fast.files import system_info
+from mnist_fast.data.source import get_digits
+from mnist_fast.learner import ablate
+from mnist_fast.recipe import recipes
 
 out = Path(__file__).parent.parent/'nbs'/'results'/'ablation.json'
 small = dict(widths=(16,32,64), epochs=10)

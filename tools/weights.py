@@ -1,9 +1,10 @@
 "Trains the models that the package carries, tests them once, and writes their card: python tools/weights.py"
 import os
 from pathlib import Path
-from mnist_fast.bench import about, run_recipe
-from mnist_fast.data import get_digits
-from mnist_fast.inference import save_model
+from mnist_fast.files import system_info
+from mnist_fast.learner import run_recipe
+from mnist_fast.data.source import get_digits
+from mnist_fast.inference.saved import save_model
 
 out = Path(__file__).parent.parent/'mnist_fast'/'weights'
 seed,digits = 0,get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist'))
