@@ -1,5 +1,5 @@
 "What the tests share"
-import os, pytest, resource, subprocess, sys
+import os, pytest, re, resource, subprocess, sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,3 +22,30 @@ def full_disk(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size,old[1]))
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+@contextmanager
+def quiet(learn):
+    "A `Learner` without progress bars and without a line an epoch"
+    with learn.no_bar(), learn.no_logging(): yield learn
+
+def one_sentence(text, *words, start='mnist_fast: '):
+    "`text` is one line, free of Python's own noise, that names each of `words` (regular expressions)"
+    assert re.fullmatch(re.escape(start)+r'[^\n]+\n', text), text
+    assert not re.search(r'Traceback|Errno|[a-z]Error|Exception|object at', text), text
+    for w in words: assert re.search(w, text), (w, text)
+
+def names(error, *words):
+    "An exception's message is one clear sentence that names each of `words` (regular expressions): the file, the value, what to do"
+    one_sentence(f'{error.value if hasattr(error, "value") else error}\n', *words, start='')
+
+def damaged(data):
+    "Copies of a file's bytes, each damaged in another way, by name"
+    flipped = bytearray(data)
+    flipped[len(data)//2] ^= 255
+    return dict(empty=b'', cut=data[:-1], half=data[:len(data)//2], flipped=bytes(flipped), text=b'not what it should be', pickle=b'\x80\x04N.')
+
+def same_weights(a, b):
+    "Two models with the same weights and buffers, bit by bit"
+    import torch
+    a,b = a.state_dict(),b.state_dict()
+    assert a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
