@@ -12,7 +12,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mnist_fast/baseline.py'),
                                      'mnist_fast.baseline.PixelSimilarity.predict': ( 'baseline.html#pixelsimilarity.predict',
                                                                                       'mnist_fast/baseline.py'),
-                                     'mnist_fast.baseline._pixels': ('baseline.html#_pixels', 'mnist_fast/baseline.py'),
+                                     'mnist_fast.baseline._as_rows': ('baseline.html#_as_rows', 'mnist_fast/baseline.py'),
                                      'mnist_fast.baseline.is_3': ('baseline.html#is_3', 'mnist_fast/baseline.py'),
                                      'mnist_fast.baseline.mnist_distance': ('baseline.html#mnist_distance', 'mnist_fast/baseline.py')},
             'mnist_fast.bench': { 'mnist_fast.bench._bare': ('bench.html#_bare', 'mnist_fast/bench.py'),
