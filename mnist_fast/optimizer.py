@@ -21,8 +21,22 @@ class BasicOptim(Optimizer):
         for p,_,_,hyper in self.all_params(with_grad=True): p.data -= p.grad.data * hyper['lr']
 
     def zero_grad(self, *args, **kwargs):
-        "Forget the gradients"
+        "Clear the gradients"
         for p,*_ in self.all_params(): p.grad = None
+
+# %% ../nbs/22_optimizer.ipynb #25b4c8d3
+def _momentum(avgs, gs, mom):
+    "Multiply the running sums by `mom`, then add the gradients"
+    torch._foreach_mul_(avgs, mom)
+    torch._foreach_add_(avgs, gs)
+
+# %% ../nbs/22_optimizer.ipynb #12a2f22b
+def _decay(ps, gs, on, wd):
+    "Gradients with `wd*p` added where `on` is true"
+    if all(on): return torch._foreach_add(gs, ps, alpha=wd)
+    if not any(on): return gs
+    new = iter(torch._foreach_add([*compress(gs, on)], [*compress(ps, on)], alpha=wd))
+    return [next(new) if o else g for g,o in zip(gs, on)]
 
 # %% ../nbs/22_optimizer.ipynb #189ec5f6
 class FastSGD(Optimizer):
@@ -30,7 +44,7 @@ class FastSGD(Optimizer):
     def __init__(self,
         params:list, # tensors, or a list of tensors for each parameter group
         lr:float|list, # learning rate, or one for each group
-        mom:float|list=0., # momentum, 0 to 1; if 0 here there is none, whatever a schedule says, as with fastai's `SGD`
+        mom:float|list=0., # momentum, 0 to 1; with 0 here a schedule can't turn it on later, as with fastai's `SGD`
         wd:float|list=0., # weight decay (L2), left out where the state of a parameter has `do_wd=False`
         nesterov:bool=False # Nesterov's momentum?
     ):
@@ -40,38 +54,36 @@ class FastSGD(Optimizer):
             if not isinstance(v, slice) and min(L(v))<0: raise ValueError(f"{k} is {v}. Give 0 or more.")
         super().__init__(params, [], lr=lr, mom=mom, wd=wd)
 
-    @torch.no_grad()
-    def step(self, closure=None):
-        "One step for each group"
-        if closure is not None: raise NotImplementedError("FastSGD takes no closure. Call `backward` before `step`.")
-        for pg,h in zip(self.param_lists, self.hypers):
-            ps = [p for p in pg if p.grad is not None]
-            if ps: self._step(ps, [p.grad for p in ps], **h)
+# %% ../nbs/22_optimizer.ipynb #48536095
+@patch
+def _step(self:FastSGD, ps, gs, lr, mom, wd):
+    state = [self.state[p] for p in ps]
+    if wd: gs = _decay(ps, gs, [s.get('do_wd', True) for s in state], wd)
+    if self.momentum:
+        avgs = [s['grad_avg'] if 'grad_avg' in s else s.setdefault('grad_avg', torch.zeros_like(p)) for p,s in zip(ps, state)]
+        _momentum(avgs, gs, mom)
+        gs = torch._foreach_add(gs, avgs, alpha=mom) if self.nesterov else avgs
+    torch._foreach_add_(ps, gs, alpha=-lr)
 
-    def _step(self, ps, gs, lr, mom, wd):
-        state = [self.state[p] for p in ps]
-        if wd: gs = self._decay(ps, gs, state, wd)
-        if self.momentum:
-            avgs = [s['grad_avg'] if 'grad_avg' in s else s.setdefault('grad_avg', torch.zeros_like(p)) for p,s in zip(ps, state)]
-            torch._foreach_mul_(avgs, mom)
-            torch._foreach_add_(avgs, gs)
-            gs = torch._foreach_add(gs, avgs, alpha=mom) if self.nesterov else avgs
-        torch._foreach_add_(ps, gs, alpha=-lr)
+@patch
+@torch.no_grad()
+def step(self:FastSGD, closure=None):
+    "One step for each group"
+    if closure is not None: raise NotImplementedError("FastSGD takes no closure. Call `backward` before `step`.")
+    for pg,h in zip(self.param_lists, self.hypers):
+        ps = [p for p in pg if p.grad is not None]
+        if ps: self._step(ps, [p.grad for p in ps], **h)
 
-    def _decay(self, ps, gs, state, wd):
-        on = [s.get('do_wd', True) for s in state]
-        if all(on): return torch._foreach_add(gs, ps, alpha=wd)
-        if not any(on): return gs
-        new = iter(torch._foreach_add([*compress(gs, on)], [*compress(ps, on)], alpha=wd))
-        return [next(new) if o else g for g,o in zip(gs, on)]
+# %% ../nbs/22_optimizer.ipynb #af4173cf
+@patch
+def zero_grad(self:FastSGD):
+    "Clear the gradients"
+    for pg in self.param_lists:
+        for p in pg: p.grad = None
 
-    def zero_grad(self):
-        "Forget the gradients"
-        for pg in self.param_lists:
-            for p in pg: p.grad = None
-
-    def load_state_dict(self,
-        sd:dict # what `state_dict` gave
-    ):
-        "Take over a copy of hyperparameters and state"
-        super().load_state_dict(deepcopy(sd))
+@patch
+def load_state_dict(self:FastSGD,
+    sd:dict # the result of `state_dict`
+):
+    "Use a copy of these hyperparameters and this state"
+    Optimizer.load_state_dict(self, deepcopy(sd))
