@@ -4,36 +4,49 @@
 __all__ = ['run_script', 'peer_row', 'start_row', 'growth_row', 'growth_rows', 'plot_growth', 'scaling_rows', 'bench_rows',
            'bench_text', 'run_bench']
 
-# %% ../../nbs/92_bench.peers.ipynb #dcda2ae3
-import json, os, re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
-from json import dumps
+# %% ../../nbs/92_bench.peers.ipynb #ef630279
+import os, re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
+from json import dumps, loads
 from statistics import mean, median
 from fastai.basics import *
-from fastai.callback.core import CancelValidException
+
 from .timing import epoch_rows, exhaust, loader_rows, ratio_row, recipe_row, step_rows
+from ..callback.training import SkipValidation
 from ..data.loader import TensorDL
 from ..data.source import get_digits
-from ..learner import fit_recipe, mnist_learner, run_recipe, skip_validation
 from ..files import system_info, write_files
+from ..learner import fit_recipe, mnist_learner
 from ..recipe import get_recipe, recipes
 from ..run.folder import save_figure
 
-# %% ../../nbs/92_bench.peers.ipynb #391a9420
-_between = 'import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,s,u = os.wait4(p.pid, 0); print("\\n", u.ru_maxrss, file=sys.stderr); sys.exit(bool(s))'
+# %% ../../nbs/92_bench.peers.ipynb #5b45e9af
+_small_parent = ('import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,status,usage = os.wait4(p.pid, 0); '
+    'print("\\n", usage.ru_maxrss, file=sys.stderr); sys.exit(bool(status))')
 
-def _complaint(lines): return next((o for o in lines[::-1] if re.match(r'[\w.]*(?<!ChildFailed)(Error|Exception)\b', o)), lines[-1] if lines else 'no word of why')
+def _last_error(lines):
+    "The last line that names an error, or the last line"
+    is_error = partial(re.match, r'[\w.]*(?<!ChildFailed)(Error|Exception)\b')
+    return next(filter(is_error, lines[::-1]), lines[-1] if lines else 'it did not say why')
 
 def run_script(
     *args # Python's command line
 )->tuple: # its last line of output, seconds, and the most memory it had, in MB
-    "Run Python in a process of its own; raises `RuntimeError` with the last error that it told of if it fails"
+    "Run Python in a process of its own; raises `RuntimeError` with the last error of its output if it fails"
     start = time.perf_counter()
-    p = subprocess.run([sys.executable, '-S', '-c', _between, sys.executable, *map(str, args)], capture_output=True, text=True)
+    p = subprocess.run([sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)], capture_output=True, text=True)
     *err,size = p.stderr.splitlines()
-    if p.returncode: raise RuntimeError(_complaint(err))
+    if p.returncode: raise RuntimeError(_last_error(err))
     return (p.stdout.strip().splitlines() or [''])[-1],time.perf_counter()-start,int(size)/(1024 if sys.platform=='linux' else 2**20)
 
-# %% ../../nbs/92_bench.peers.ipynb #d1de7da9
+# %% ../../nbs/92_bench.peers.ipynb #5b049c4e
+_our_training = """import json
+from mnist_fast.bench.peers import get_digits
+from mnist_fast.learner import run_recipe
+r = run_recipe(get_digits({source!r}), 'full', {recipe!r}, {seed})
+print(json.dumps(dict(seconds=r['seconds'], accuracy=r['accuracy'])))"""
+
+def _figures(*args): return loads(run_script(*args)[0])
+
 def peer_row(
     script:str|Path, # in `bench/peers`
     file:str|Path, # digits for the script, from `np.savez`
@@ -41,78 +54,89 @@ def peer_row(
     n:int=1, # rounds
     recipe:str='speed', # ours
     options:tuple=() # for the script
-)->dict: # like a row of `time_in_turn`, with both accuracies; or `error`
+)->dict: # from `ratio_row`, with both accuracies; or `error`
     "Time a peer's training, and ours, in turn, each in a process of its own"
-    what = dict(task='training', ours=recipe, peer=' '.join([Path(script).stem,*options]))
-    def mine(seed): return f"import json; from mnist_fast.bench.peers import get_digits, run_recipe; r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, {seed}); r.pop('learn'); print(json.dumps(r))"
-    try: both = [[json.loads(run_script(*o)[0]) for o in (('-c', mine(i)),(script, file, '--seed', i, *options))] for i in range(n)]
-    except RuntimeError as e: return dict(what, error=str(e))
-    (ours,acc),(theirs,peer_acc) = [[[r[k] for r in rs] for k in ('seconds','accuracy')] for rs in zip(*both)]
-    return dict(ratio_row('training', recipe, ours, what['peer'], theirs), accuracy=mean(acc), peer_accuracy=mean(peer_acc))
+    peer,ours,theirs = ' '.join([Path(script).stem,*options]),[],[]
+    try:
+        for i in range(n):
+            ours.append(_figures('-c', _our_training.format(source=str(source), recipe=recipe, seed=i)))
+            theirs.append(_figures(script, file, '--seed', i, *options))
+    except RuntimeError as e: return dict(task='training', ours=recipe, peer=peer, error=str(e))
+    row = ratio_row('training', recipe, *([o['seconds'] for o in ours],peer,[o['seconds'] for o in theirs]))
+    return dict(row, accuracy=mean(o['accuracy'] for o in ours), peer_accuracy=mean(o['accuracy'] for o in theirs))
 
-# %% ../../nbs/92_bench.peers.ipynb #f156d1cb
+# %% ../../nbs/92_bench.peers.ipynb #0f833746
+def _train_once(source):
+    with tempfile.TemporaryDirectory() as d:
+        return run_script('-m', 'mnist_fast.cli', 'train', '--recipe', 'speed', '--source', source, '--out', f'{d}/run')[1:]
+
 def start_row(
     source:str|Path, # as for `get_digits`
     n:int=3 # rounds
 )->dict: # medians: seconds and MB for importing fastai, for the command, and beyond
     "`mnist_fast train --recipe speed` against `import fastai.vision.all`"
-    def command():
-        with tempfile.TemporaryDirectory() as d: return run_script('-m', 'mnist_fast.cli', 'train', '--recipe', 'speed', '--source', source, '--out', f'{d}/run')[1:]
-    rounds = [(run_script('-c', 'import fastai.vision.all')[1:],command()) for _ in range(n)]
-    (imp_s,imp_mb),(cmd_s,cmd_mb) = [[median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)]
-    return dict(import_s=imp_s, command_s=cmd_s, beyond_s=cmd_s-imp_s, import_mb=imp_mb, command_mb=cmd_mb, beyond_mb=cmd_mb-imp_mb, n=n)
+    rounds = [(run_script('-c', 'import fastai.vision.all')[1:],_train_once(source)) for _ in range(n)]
+    (import_s,import_mb),(command_s,command_mb) = [[median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)]
+    return dict(import_s=import_s, command_s=command_s, beyond_s=command_s-import_s,
+        import_mb=import_mb, command_mb=command_mb, beyond_mb=command_mb-import_mb, n=n)
 
-# %% ../../nbs/92_bench.peers.ipynb #6352e84d
+# %% ../../nbs/92_bench.peers.ipynb #62bf2d68
 def growth_row(
     source:str|Path, # as for `get_digits`
     n:int # images
-)->dict: # seconds of a pass of the loader and of training an epoch; the images in MB
+)->dict: # `pass_s` of a pass of the loader, `train_s` of training an epoch, and `data_mb`, the size of the images in MB
     "One epoch of `speed` on `n` images"
     x,y = (o.repeat(n//len(o)+1, *[1]*(o.dim()-1))[:n] for o in get_digits(source)[:2])
     dl = TensorDL(x[:,None], y, bs=128, shuffle=True)
     start = time.perf_counter()
     exhaust(dl)
     pass_s,learn = time.perf_counter()-start,mnist_learner(DataLoaders(dl, dl), 'speed', seed=0)
-    with learn.no_bar(), learn.no_logging(), learn.added_cbs(Callback(before_validate=skip_validation)): train_s = fit_recipe(learn)
+    with learn.no_bar(), learn.no_logging(), learn.added_cbs(SkipValidation()): train_s = fit_recipe(learn)
     return dict(n=n, pass_s=pass_s, train_s=train_s, data_mb=x.numel()/1e6)
+
+# %% ../../nbs/92_bench.peers.ipynb #2e0b24cc
+_growth = "import json; from mnist_fast.bench.peers import growth_row; print(json.dumps(growth_row({source!r}, {n})))"
 
 def growth_rows(
     source:str|Path, # as for `get_digits`
     sizes:tuple=(10_000,30_000,100_000,300_000,1_000_000) # images
-)->list: # what `growth_row` says, and the most memory that the process had in MB
+)->list: # what `growth_row` gives, and `peak_mb`, the most memory that the process had
     "Time and memory against the number of images"
-    def one(n):
-        line,_,mb = run_script('-c', f"import json; from mnist_fast.bench.peers import growth_row; print(json.dumps(growth_row({str(source)!r}, {n})))")
-        return dict(json.loads(line), peak_mb=mb)
-    return [one(n) for n in sizes]
+    res = [run_script('-c', _growth.format(source=str(source), n=n)) for n in sizes]
+    return [dict(loads(line), peak_mb=mb) for line,_,mb in res]
 
-# %% ../../nbs/92_bench.peers.ipynb #b75ca6d0
+# %% ../../nbs/92_bench.peers.ipynb #136e8bcf
 def plot_growth(
     rows:list # from `growth_rows`
-):
-    "Seconds of training and most memory against images"
+): # the figure
+    "Draw seconds of training and most memory against images"
     fig,axs = plt.subplots(1, 2, figsize=(8,2.5))
     n = [r['n'] for r in rows]
     axs[0].loglog(n, [r['train_s'] for r in rows], marker='o', label='an epoch of training')
     axs[0].loglog(n, [r['pass_s'] for r in rows], marker='o', label='a pass of the loader')
-    axs[0].set(xlabel='images', ylabel='seconds')
-    axs[1].plot(n, [r['peak_mb'] for r in rows], marker='o', label='process, at most')
+    axs[1].plot(n, [r['peak_mb'] for r in rows], marker='o', label='most memory of the process')
     axs[1].plot(n, [r['data_mb'] for r in rows], marker='o', label='images alone')
-    axs[1].set(xlabel='images', ylabel='MB')
-    for ax in axs: ax.legend(fontsize=8)
+    for ax,unit in zip(axs, ('seconds','MB')):
+        ax.set(xlabel='images', ylabel=unit)
+        ax.legend(fontsize=8)
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/92_bench.peers.ipynb #342b4523
-def _shared(source, recipe, seed):
-    return f"""import json, torch
+# %% ../../nbs/92_bench.peers.ipynb #5cfb3c1c
+_shared_training = """import json, torch
 from fastai.torch_core import rank_distrib
-from mnist_fast.bench.peers import get_digits, run_recipe
+from mnist_fast.bench.peers import get_digits
+from mnist_fast.learner import run_recipe
 from mnist_fast.run.distributed import distrib_fit
 torch.set_num_threads(1)
-r = run_recipe(get_digits({str(source)!r}), 'full', {recipe!r}, {seed}, distrib_fit)
+r = run_recipe(get_digits({source!r}), 'full', {recipe!r}, {seed}, distrib_fit)
 if not rank_distrib(): print(json.dumps([r['seconds'],r['accuracy']]))"""
 
+def _run_shared(n_processes, **kwargs):
+    launch = '-m torch.distributed.run --standalone --no-python --nproc-per-node'.split()
+    return loads(run_script(*launch, n_processes, sys.executable, '-c', _shared_training.format(**kwargs))[0])
+
+# %% ../../nbs/92_bench.peers.ipynb #11944826
 def scaling_rows(
     source:str|Path, # as for `get_digits`
     n:int=1, # seeds
@@ -120,81 +144,93 @@ def scaling_rows(
     processes:tuple=(1,2,4) # how many
 )->list: # a row for each number: median seconds of training, how many times as fast as the first, mean accuracy; or `error`
     "Training shared by processes of one thread each"
-    rows,launch = [],partial(run_script, '-m', 'torch.distributed.run', '--standalone', '--no-python', '--nproc-per-node')
+    rows = []
     for w in processes:
-        try: secs,accs = zip(*(json.loads(launch(w, sys.executable, '-c', _shared(source, recipe, i))[0]) for i in range(n)))
+        try: secs,accs = zip(*(_run_shared(w, source=str(source), recipe=recipe, seed=i) for i in range(n)))
         except RuntimeError as e: return [*rows,dict(recipe=recipe, processes=w, error=str(e))]
         first_s = rows[0]['seconds'] if rows else median(secs)
         rows.append(dict(recipe=recipe, processes=w, seconds=median(secs), ratio=first_s/median(secs), accuracy=mean(accs), n=n))
     return rows
 
-# %% ../../nbs/92_bench.peers.ipynb #dc76bf8f
+# %% ../../nbs/92_bench.peers.ipynb #00060a6f
 _seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','best'): 5, ('full','tiny'): 5, ('3v7','best'): 5}
-_options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
+_peer_options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
-def bench_rows(
-    source:str|Path='auto', # as for `get_digits`
-    quick:bool=False, # micro-benchmarks alone?
-    full:bool=False, # everything, many times?
-    peers:str|Path='bench/peers', # folder of scripts
-    recipe:str|None=None # this recipe alone?
-)->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`, `scaling`
-    "Run the benchmark"
-    runs,digits,n = _runs(recipe, full),get_digits(source),5
-    recipe_rows = lambda: [recipe_row(digits, *k, range(v)) for k,v in runs.items()]
-    if recipe: return dict(recipes=recipe_rows())
-    part = digits._replace(x=digits.x[:12_000], y=digits.y[:12_000], x_test=digits.x_test[:2000], y_test=digits.y_test[:2000]) if quick else digits
-    pairs = loader_rows(digits, n)+step_rows(n)+epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(part, 'cnn', n)
-    if quick: return dict(pairs=pairs)
-    return dict(pairs=pairs, recipes=recipe_rows(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
-        start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
-
-def _runs(recipe, full):
+def _recipe_seeds(recipe, full):
     if not recipe: return _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
     get_recipe('full', recipe)
     return {(t,recipe): _seeds.get((t,recipe), 5) for t in recipes if recipe in recipes[t]}
 
 def _peer_rows(digits, source, folder, n):
-    scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _options.get(s.stem, [()])]
+    scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _peer_options.get(s.stem, [()])]
     with tempfile.TemporaryDirectory() as d:
         np.savez(f'{d}/digits.npz', **dict(zip(digits._fields, digits[:4])))
         return [peer_row(s, f'{d}/digits.npz', source, n, options=o) for s,o in scripts]
 
-# %% ../../nbs/92_bench.peers.ipynb #3f72b382
-_cols = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
-    scaling='recipe processes seconds ratio accuracy n error',
-    recipes='task recipe accuracy deviation lowest highest n seconds params', start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
-    growth='n pass_s train_s data_mb peak_mb')
+def _part_rows(digits, quick, n):
+    part = digits._replace(x=digits.x[:12_000], y=digits.y[:12_000], x_test=digits.x_test[:2000], y_test=digits.y_test[:2000])
+    epochs = epoch_rows(digits, 'simple_net', n, n_hidden=50)+epoch_rows(part if quick else digits, 'cnn', n)
+    return loader_rows(digits, n)+step_rows(n)+epochs
+
+# %% ../../nbs/92_bench.peers.ipynb #d917f540
+def bench_rows(
+    source:str|Path='auto', # as for `get_digits`
+    quick:bool=False, # loader, optimizer and epochs alone?
+    full:bool=False, # everything, many times?
+    peers:str|Path='bench/peers', # folder of scripts
+    recipe:str|None=None # this recipe alone?
+)->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`, `scaling`
+    "Run the benchmark"
+    seeds,digits,n = _recipe_seeds(recipe, full),get_digits(source),5
+    measure_recipes = lambda: [recipe_row(digits, *k, range(v)) for k,v in seeds.items()]
+    if recipe: return dict(recipes=measure_recipes())
+    pairs = _part_rows(digits, quick, n)
+    if quick: return dict(pairs=pairs)
+    return dict(pairs=pairs, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
+        start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
+
+# %% ../../nbs/92_bench.peers.ipynb #91314561
+_columns = dict(
+    pairs='task ours peer ours_s peer_s ratio lowest highest n',
+    recipes='task recipe accuracy deviation lowest highest n seconds params',
+    peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
+    start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
+    growth='n pass_s train_s data_mb peak_mb',
+    scaling='recipe processes seconds ratio accuracy n error')
+
+def _bench_table(rows, columns):
+    show = lambda v: '' if v is None or v!=v else f'{v:.4g}' if isinstance(v, float) else v
+    df = pd.DataFrame(rows)
+    return df[[c for c in columns.split() if c in df]].map(show).to_string(index=False)
 
 def bench_text(
     res:dict # from `run_bench`
 )->str:
     "The machine, and a table for each kind of question"
-    show = lambda v: '' if v is None or v!=v else f'{v:.4g}' if isinstance(v, float) else v
-    s,parts = res['system'],[]
-    parts.append(f"{s['processor']}, {s['cores']} cores, {s['threads']} threads, {', '.join(f'{k} {v}' for k,v in s['versions'].items())}")
-    for k,cols in _cols.items():
-        if not res.get(k): continue
-        df = pd.DataFrame(res[k])
-        parts.append(df[[c for c in cols.split() if c in df]].map(show).to_string(index=False))
-    return '\n\n'.join(parts)
+    s = res['system']
+    head = f"{s['processor']}, {s['cores']} cores, {s['threads']} threads, {', '.join(f'{k} {v}' for k,v in s['versions'].items())}"
+    return '\n\n'.join([head, *(_bench_table(res[k], cols) for k,cols in _columns.items() if res.get(k))])
 
-# %% ../../nbs/92_bench.peers.ipynb #14e29725
+# %% ../../nbs/92_bench.peers.ipynb #3afc3187
+def _bench_name(quick, full, recipe):
+    if quick+full+bool(recipe)>1: raise ValueError("quick, full and recipe are different things. Choose one of them.")
+    return 'quick' if quick else 'full' if full else recipe or 'bench'
+
 def run_bench(
     source:str|Path='auto', # as for `get_digits`
-    quick:bool=False, # micro-benchmarks alone?
+    quick:bool=False, # loader, optimizer and epochs alone?
     full:bool=False, # everything, many times?
     recipe:str|None=None, # this recipe alone?
     peers:str|Path='bench/peers', # folder with a script for each peer
     out:str|Path='bench/results' # folder for the result
 )->tuple: # the result (`command`, `system`, and the rows of `bench_rows`), and its file
-    "Measure, and keep what was measured; raises `ValueError` for options that exclude each other"
-    if quick+full+bool(recipe)>1: raise ValueError("quick, full and recipe are different things. Choose one of them.")
-    if not (quick or recipe or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. Run this in a clone of the repository, name their folder (--peers), or choose quick.")
-    name = 'quick' if quick else 'full' if full else recipe or 'bench'
-    flags = f' --recipe {recipe}' if recipe else f' --{name}' if name!='bench' else ''
-    res = dict(command=f"mnist_fast bench{flags} --source {Path(source).name}", system=system_info(), **bench_rows(source, quick, full, peers, recipe))
-    path = Path(out)/f'{name}.json'
+    "Measure, and keep what was measured; raises `ValueError` for options that exclude each other, or where there are no peers"
+    path = Path(out)/f'{_bench_name(quick, full, recipe)}.json'
+    if not (quick or recipe or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. "
+        "Run this in a clone of the repository, name the folder of the scripts (--peers), or choose --quick.")
+    flags = f' --recipe {recipe}' if recipe else ' --quick' if quick else ' --full' if full else ''
+    command = f'mnist_fast bench{flags} --source {Path(source).name}'
+    res = dict(command=command, system=system_info(), **bench_rows(source, quick, full, peers, recipe))
     write_files(path.parent, {path.name: dumps(res, indent=2).encode()})
     if res.get('growth'): save_figure(plot_growth(res['growth']), path.with_name('growth.png'))
     return res,path
