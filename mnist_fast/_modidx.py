@@ -194,6 +194,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mnist_fast.cli._records': ('cli.html#_records', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._result_text': ('cli.html#_result_text', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._run': ('cli.html#_run', 'mnist_fast/cli.py'),
+                                'mnist_fast.cli._show_own_warnings': ('cli.html#_show_own_warnings', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.bench': ('cli.html#bench', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.compare': ('cli.html#compare', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli.data': ('cli.html#data', 'mnist_fast/cli.py'),

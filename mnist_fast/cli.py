@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'report', 'compare', 'ladder', 'bench', 'data', 'main']
 
-# %% ../nbs/99_cli.ipynb #eab65a58
+# %% ../nbs/99_cli.ipynb #76d4a576
 import argparse, os, re, signal, sys, threading, warnings
 from importlib import import_module
 from json import dumps, loads
@@ -13,23 +13,23 @@ from fastcore.meta import delegates
 from . import __version__
 from .run.folder import changed_settings, run_settings, stopped
 
-# %% ../nbs/99_cli.ipynb #309f2a49
+# %% ../nbs/99_cli.ipynb #57d6ca2f
 def _emit(json, text, obj): print(dumps(obj) if json else text, flush=True)
 
 def _is_terminal(): return sys.stdout is not None and sys.stdout.isatty()
 
-# %% ../nbs/99_cli.ipynb #8c51f228
+# %% ../nbs/99_cli.ipynb #2256bd52
 def _result_text(run):
     m = run.metrics
     why = f"; {m['stopped']}" if m['stopped'] else ''
-    return (f"{m['task']}, recipe {m['recipe']}, model {m['model']}: accuracy {m['accuracy']:.4f}, loss {m['loss']:.4f} on {m['n_test']} test digits "
-        f"({m['source']}); {m['seconds']['train']:.1f} s of training{why}; kept in {run.folder}")
+    return (f"{m['task']}, recipe {m['recipe']}, model {m['model']}: accuracy {m['accuracy']:.4f}, loss {m['loss']:.4f} "
+        f"on {m['n_test']} test digits ({m['source']}); {m['seconds']['train']:.1f} s of training{why}; kept in {run.folder}")
 
 def _check_resume(out, settings):
     given = [*changed_settings(settings),*(['out'] if out else [])]
     if given: raise ValueError(f"--resume goes on with the settings of the run. Leave out --{' and --'.join(given).replace('_', '-')}.")
 
-# %% ../nbs/99_cli.ipynb #ffc15667
+# %% ../nbs/99_cli.ipynb #5bd6efbc
 @delegates(run_settings)
 def train(
     out:str=None, # Folder for the run (default: runs/TASK-RECIPE-TIME)
@@ -46,7 +46,7 @@ def train(
     if resume: resume_run(resume, **show)
     else: train_run(out, **show, **kwargs)
 
-# %% ../nbs/99_cli.ipynb #cf5fcfa3
+# %% ../nbs/99_cli.ipynb #2757bc3d
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -57,6 +57,7 @@ def evaluate(
     res = evaluate_run(run, source)
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
+# %% ../nbs/99_cli.ipynb #e83e7e7c
 def predict(
     images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
     model:str='full', # Folder of a run, or a model that the package contains: full (ten digits) or 3v7
@@ -68,14 +69,15 @@ def predict(
     for image in images:
         try:
             label,p = saved.predict(image)
-            _emit(json, f"{image}: {label} ({p.max():.1%})", dict(image=image, label=label, probabilities=p.tolist(), classes=saved.classes))
+            res = dict(image=image, label=label, probabilities=p.tolist(), classes=saved.classes)
+            _emit(json, f"{image}: {label} ({p.max():.1%})", res)
         except ValueError as e:
             failed = True
             if json: print(dumps(dict(image=image, error=str(e))))
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/99_cli.ipynb #687fa387
+# %% ../nbs/99_cli.ipynb #8ce6ca81
 def report(
     run:str, # Folder of a run
     source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: where the run had its digits from)
@@ -101,7 +103,7 @@ def compare(
     text = '\n\n'.join(df.to_string(index=False, float_format='{:.4g}'.format) for df in tables)
     _emit(json, text+f'\n\nPage: {out}'*bool(out), dict(zip(('runs','pairs'), map(_records, tables))))
 
-# %% ../nbs/99_cli.ipynb #f573aca9
+# %% ../nbs/99_cli.ipynb #1d48730c
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung that is random, or timings of each pair
@@ -115,7 +117,7 @@ def ladder(
     res = run_ladder(source, seeds, seed, by_hand, out)
     _emit(json, f"{ladder_text(res['rows'])}\n\nTest digits: {res['source']}{f'. Kept in {out}' if out else ''}", res['rows'])
 
-# %% ../nbs/99_cli.ipynb #4140da5b
+# %% ../nbs/99_cli.ipynb #0e0c8fa6
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
@@ -130,7 +132,7 @@ def bench(
     res,path = run_bench(source, quick, full, recipe, peers, out)
     _emit(json, f"{bench_text(res)}\n\nratio: how many times our time the peer takes, median of n rounds. Kept in {path}", res)
 
-# %% ../nbs/99_cli.ipynb #6d668294
+# %% ../nbs/99_cli.ipynb #4a8cee68
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # Addresses of folders with the four packed files, tried in turn
@@ -144,8 +146,8 @@ def data(
     found = find_digits()
     _emit(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
 
-# %% ../nbs/99_cli.ipynb #1fb67a35
-commands = dict(train=train, evaluate=evaluate, predict=predict, report=report, compare=compare, ladder=ladder, bench=bench, data=data)
+# %% ../nbs/99_cli.ipynb #d8422481
+commands = {f.__name__: f for f in (train,evaluate,predict,report,compare,ladder,bench,data)}
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message): self.exit(2, f"mnist_fast: {message}. See {self.prog} --help.\n")
@@ -157,10 +159,11 @@ def _parser():
     subs = p.add_subparsers(dest='command', required=True, metavar='command')
     for name,f in commands.items():
         parent = anno_parser(f, prog=f'mnist_fast {name}')
-        subs.add_parser(name, parents=[parent], add_help=False, help=f.__doc__, description=f.__doc__, formatter_class=parent.formatter_class)
+        texts = dict(help=f.__doc__, description=f.__doc__, formatter_class=parent.formatter_class)
+        subs.add_parser(name, parents=[parent], add_help=False, **texts)
     return p
 
-# %% ../nbs/99_cli.ipynb #3e49b819
+# %% ../nbs/99_cli.ipynb #404dea50
 def _fail(message, status=1):
     if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
     return status
@@ -169,18 +172,19 @@ def _reason(e):
     if getattr(e, 'strerror', None): return f"{e.filename or 'The output'}: {e.strerror}. Free some space, or choose another place."
     return re.sub(r'^Exception occured in .* when calling event .*:\s*', '', str(e))
 
-# %% ../nbs/99_cli.ipynb #b795f46e
+# %% ../nbs/99_cli.ipynb #be25ac7e
 def _exit_now(*args):
     os.write(2, f'mnist_fast: {stopped}\n'.encode())
     os._exit(130)
 
-_modules = dict(predict='inference.saved', report='run.report', compare='run.compare', ladder='bench.ladder', bench='bench.peers', data='data.source')
+_modules = dict(train='run.train', evaluate='run.train', predict='inference.saved', report='run.report', compare='run.compare',
+    ladder='bench.ladder', bench='bench.peers', data='data.source')
 
 def _import(command):
     "Import what a command needs"
     is_main = threading.current_thread() is threading.main_thread()
     old = signal.signal(signal.SIGINT, _exit_now) if is_main else None
-    try: import_module(f"mnist_fast.{_modules.get(command, 'run.train')}")
+    try: import_module(f"mnist_fast.{_modules[command]}")
     finally:
         if is_main: signal.signal(signal.SIGINT, old)
 
@@ -190,17 +194,23 @@ def _mute(status):
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
-# %% ../nbs/99_cli.ipynb #7283c4ba
+# %% ../nbs/99_cli.ipynb #83ab5ed5
+def _show_own_warnings():
+    warnings.filterwarnings('ignore')
+    warnings.filterwarnings('always', module='mnist_fast')
+    warnings.showwarning = lambda message, *args, **kwargs: _fail(message)
+
 def _run(argv):
     args = vars(_parser().parse_args(argv))
     command = args.pop('command')
-    warnings.filterwarnings('ignore')
     os.environ['MPLBACKEND'] = 'agg'
-    _import(command)
-    if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
-    return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
+    with warnings.catch_warnings():
+        _show_own_warnings()
+        _import(command)
+        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
+        return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/99_cli.ipynb #bde5e493
+# %% ../nbs/99_cli.ipynb #b1c08026
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
@@ -213,7 +223,8 @@ def main(
     except KeyboardInterrupt as e: return _fail(str(e) or stopped, 130)
     except BrokenPipeError: return _mute(141)
     except (ValueError, OSError, ImportError) as e: return _mute(_fail(_reason(e)))
-    except Exception as e: return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
+    except Exception as e:
+        return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
 
-# %% ../nbs/99_cli.ipynb #750187fc
+# %% ../nbs/99_cli.ipynb #17b59041
 if __name__=='__main__': sys.exit(main())

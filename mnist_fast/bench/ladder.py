@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['ladder_rows', 'ladder_text', 'plot_ladder', 'by_hand_text', 'run_ladder']
 
-# %% ../../nbs/90_bench.ladder.ipynb #7e69116d
+# %% ../../nbs/90_bench.ladder.ipynb #53409284
 import time, torch, matplotlib.pyplot as plt, pandas as pd
 from functools import partial
 from json import dumps
@@ -23,14 +23,14 @@ from ..recipe import recipes, scaled_bs
 from ..run.folder import new_run_folder, save_figure
 from ..scratch import init_params, linear1, train_epoch
 
-# %% ../../nbs/90_bench.ladder.ipynb #ff1c42a9
+# %% ../../nbs/90_bench.ladder.ipynb #4915d8a9
 def _pixel_rung(digits, task, dist, seed=None):
     dls = (three_seven_dls if task=='3v7' else mnist_dls)(digits)
     start = time.perf_counter()
     ps = PixelSimilarity(dist).fit(*dls.train_ds[:])
     return dict(accuracy=ps.accuracy(*dls.test.dataset[:]), loss=None, seconds=time.perf_counter()-start, params=ps.ideals.numel())
 
-# %% ../../nbs/90_bench.ladder.ipynb #31739ae4
+# %% ../../nbs/90_bench.ladder.ipynb #3a4bf8c2
 def _by_hand_rung(digits, seed):
     torch.manual_seed(seed)
     r = recipes['3v7']['linear']
@@ -42,7 +42,7 @@ def _by_hand_rung(digits, seed):
     with torch.no_grad(): preds = model(xb)
     return dict(accuracy=batch_accuracy(preds, yb).item(), loss=mnist_loss(preds, yb).item(), seconds=seconds, params=785)
 
-# %% ../../nbs/90_bench.ladder.ipynb #0bcfc673
+# %% ../../nbs/90_bench.ladder.ipynb #bbe41ee8
 def _rungs(digits, seeds):
     "Task, name, seeds, and the function that trains and tests with a seed"
     for task in recipes:
@@ -55,12 +55,12 @@ def _mean_row(runs):
     accs = [r['accuracy'] for r in runs]
     return dict(row, params=runs[0]['params'], n=len(runs), accuracy_sd=stdev(accs) if len(accs)>1 else None, accuracies=accs)
 
-# %% ../../nbs/90_bench.ladder.ipynb #1b645f9e
+# %% ../../nbs/90_bench.ladder.ipynb #92488625
 def ladder_rows(
     digits:Digits, # from `get_digits`
     seeds:int=5, # runs of each rung that is random
     seed:int=0 # the first seed
-)->list: # a dict a rung: `task`, `rung`, means of `accuracy`, `loss` and `seconds` over `n` runs, `accuracy_sd`, `accuracies`, `params`, `source`
+)->list: # a dict a rung: `task`, `rung`, `n` runs, mean `accuracy`, `loss` and `seconds`, `accuracy_sd`, `accuracies`, `params`, `source`
     "Train and test every rung of the chapter, for both tasks"
     rungs,rows = [*_rungs(digits, range(seed, seed+seeds))],[]
     with tqdm(total=sum(len(o[2]) for o in rungs), disable=None, leave=False) as bar:
@@ -70,7 +70,7 @@ def ladder_rows(
             rows.append(dict(task=task, rung=rung, **_mean_row(runs), source=digits.source))
     return rows
 
-# %% ../../nbs/90_bench.ladder.ipynb #22d75dfc
+# %% ../../nbs/90_bench.ladder.ipynb #8d6d3f6d
 def ladder_text(
     rows:list # from `ladder_rows`
 )->str:
@@ -80,7 +80,7 @@ def ladder_text(
     cols = 'task rung accuracy accuracy_sd n loss seconds params'.split()
     return pd.DataFrame([{k: show(k, r[k]) for k in cols} for r in rows]).to_string(index=False)
 
-# %% ../../nbs/90_bench.ladder.ipynb #399836dc
+# %% ../../nbs/90_bench.ladder.ipynb #3965846d
 def plot_ladder(
     rows:list # from `ladder_rows`
 ): # the figure
@@ -95,15 +95,15 @@ def plot_ladder(
     fig.tight_layout()
     return fig
 
-# %% ../../nbs/90_bench.ladder.ipynb #271b39cc
+# %% ../../nbs/90_bench.ladder.ipynb #4e139f2b
 def by_hand_text(
     rows:list # of `by_hand_table`
 )->str:
     "The rows as a table that can be printed, times in milliseconds"
     df = pd.DataFrame(rows)
     ms = {k[:-2]+'_ms': (df[k]*1000).map('{:.3f}'.format) for k in ('by_hand_s','library_s')}
-    df = df.assign(difference=df.difference.map('{:.0e}'.format), correlation=df.correlation.round(6), ratio=df.ratio.map('{:.2f}'.format), **ms)
-    return df.drop(columns=['by_hand_s','library_s']).to_string(index=False)
+    df = df.assign(difference=df.difference.map('{:.0e}'.format), correlation=df.correlation.round(6), **ms)
+    return df.assign(ratio=df.ratio.map('{:.2f}'.format)).drop(columns=['by_hand_s','library_s']).to_string(index=False)
 
 def _save_ladder(rows, digits, folder):
     save_figure(plot_ladder(rows), folder/'ladder.png')
@@ -111,7 +111,7 @@ def _save_ladder(rows, digits, folder):
     save_figure(plt.gcf(), folder/'ideals.png')
     plt.close('all')
 
-# %% ../../nbs/90_bench.ladder.ipynb #62b9d51b
+# %% ../../nbs/90_bench.ladder.ipynb #8444db67
 def run_ladder(
     source:str|Path|Digits='auto', # as for `get_digits`
     seeds:int=5, # runs of each rung that is random, or timings of each pair

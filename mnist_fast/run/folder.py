@@ -4,17 +4,18 @@
 __all__ = ['stopped', 'run_settings', 'changed_settings', 'settings_command', 'new_run_folder', 'save_figure', 'git_revision',
            'run_origin', 'read_settings', 'is_finished', 'check_origin', 'run_lock']
 
-# %% ../../nbs/80_run.folder.ipynb #b69ed4a6
+# %% ../../nbs/80_run.folder.ipynb #8082fa00
 import io, math, os, sys, tempfile, time
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
+from warnings import warn
 from fastcore.basics import AttrDict
 from ..files import crc32, read_json, system_info, write_files
 
-# %% ../../nbs/80_run.folder.ipynb #4306cdfc
+# %% ../../nbs/80_run.folder.ipynb #54d8dcbe
 def run_settings(
     task:Annotated[str, dict(choices=['3v7','full'])]='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
@@ -27,7 +28,7 @@ def run_settings(
     seed:int=42, # Seed of weights and batches
     stop_at:float=None, # Stop after the first epoch with this accuracy on the held-out digits
     keep_best:bool=False, # Keep the weights of the epoch that was best on the held-out digits?
-    ema:float=None, # Average the weights, validate with the average and keep it; this part of the average stays at each step, such as 0.999
+    ema:float=None, # Average the weights and keep the average; this part of it stays at each step, such as 0.999
     nan_guard:bool=False, # Stop at the first loss or gradient that is not a finite number, and say where?
     tensorboard:bool=False, # Write a log for TensorBoard too?
     checkpoint:float=60., # Seconds between checkpoints
@@ -37,11 +38,11 @@ def run_settings(
     s = AttrDict(locals())
     _check_numbers(s)
     if s.valid!='test': s.valid = _fraction(s.valid)
-    elif s.stop_at or s.keep_best: raise ValueError(f"{'stop_at' if s.stop_at else 'keep_best'} would choose by the accuracy on the test set. "
+    elif s.stop_at or s.keep_best: raise ValueError(f"{'stop_at' if s.stop_at else 'keep_best'} would choose by the test set. "
         "Hold out a part of the training set, as with a `valid` of 0.1.")
     return s
 
-# %% ../../nbs/80_run.folder.ipynb #7d8ffab1
+# %% ../../nbs/80_run.folder.ipynb #b1c94c1b
 def _check_numbers(s):
     for k in ('epochs','bs','every'):
         if s[k] is not None and s[k]<1: raise ValueError(f"{k} is {s[k]}. Give 1 or more.")
@@ -57,7 +58,7 @@ def _fraction(o):
     if not 0<res<1: raise ValueError(f"valid is {o!r}. Give 'test', or a fraction between 0 and 1.")
     return res
 
-# %% ../../nbs/80_run.folder.ipynb #d99e541e
+# %% ../../nbs/80_run.folder.ipynb #2b8c156d
 def _defaults(): return {k: p.default for k,p in signature(run_settings).parameters.items()}
 
 def changed_settings(
@@ -74,7 +75,7 @@ def settings_command(
     words = {'--'+k.replace('_', '-'): v for k,v in changed_settings(settings).items()}
     return join(['mnist_fast','train',*(o for k,v in words.items() for o in ([k] if v is True else [k,str(v)]))])
 
-# %% ../../nbs/80_run.folder.ipynb #28e1e6a6
+# %% ../../nbs/80_run.folder.ipynb #8b7ab9e7
 _run_files = 'run.json config.json model.safetensors metrics.json history.csv ladder.json'.split()
 
 def _unused(name):
@@ -87,14 +88,15 @@ def new_run_folder(
 )->Path:
     "Make a folder for a run; raises `ValueError` where there is a run already, or where nothing can be written"
     out = Path(out) if out else _unused(name)
-    if any((out/o).exists() for o in _run_files): raise ValueError(f"{out}: this folder holds a run, or a part of one. Choose another folder (--out), or delete it.")
+    if any((out/o).exists() for o in _run_files):
+        raise ValueError(f"{out}: this folder holds a run, or a part of one. Choose another folder (--out), or delete it.")
     try:
         out.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=out).close()
     except OSError as e: raise ValueError(f"{out}: cannot be written ({e.strerror}). Choose another folder (--out).") from None
     return out
 
-# %% ../../nbs/80_run.folder.ipynb #33e5e50c
+# %% ../../nbs/80_run.folder.ipynb #20e46767
 def save_figure(
     fig, # of matplotlib
     path:Path # a name that ends in .png
@@ -104,7 +106,7 @@ def save_figure(
     fig.savefig(f)
     write_files(path.parent, {path.name: f.getvalue()})
 
-# %% ../../nbs/80_run.folder.ipynb #49ef926e
+# %% ../../nbs/80_run.folder.ipynb #d1e32e02
 def git_revision()->str|None:
     "Revision of the clone that this package runs from, `-dirty` if files were changed; None outside of a clone"
     from subprocess import run
@@ -121,7 +123,7 @@ def run_origin(
     "What the result of a run depends on beside its settings"
     return dict(data=dict(source=digits.source, crc32=crc32(digits[:4])), git=git_revision(), **system_info())
 
-# %% ../../nbs/80_run.folder.ipynb #2f780d0a
+# %% ../../nbs/80_run.folder.ipynb #8a5067b4
 def read_settings(
     folder:str|Path # of a run
 )->AttrDict:
@@ -140,26 +142,27 @@ def is_finished(
     "Has the run ended, so that nothing is left to do?"
     return (Path(folder)/'metrics.json').exists() and not (Path(folder)/'checkpoints').exists()
 
-# %% ../../nbs/80_run.folder.ipynb #7ed8a13e
+# %% ../../nbs/80_run.folder.ipynb #86bbdd48
 def check_origin(
     folder:str|Path, # of a run that goes on
     now:dict # from `run_origin`
 ):
     "Raises `ValueError` where the digits are not those that the run was begun with"
     old = read_json(Path(folder)/'run.json')
-    if old['data']['crc32']!=now['data']['crc32']: raise ValueError(f"{folder}: the run was begun with the digits of {old['data']['source']}, and those "
-        f"of {now['data']['source']} differ from them. Put the same digits in their place.")
+    if old['data']['crc32']!=now['data']['crc32']:
+        raise ValueError(f"{folder}: the run was begun with the digits of {old['data']['source']}, and those of {now['data']['source']} "
+            "differ from them. Put the same digits in their place.")
     if old['threads']!=now['threads']:
-        print(f"mnist_fast: the run was begun with {old['threads']} threads, here are {now['threads']}: its last bits may differ", file=sys.stderr)
+        warn(f"The run was begun with {old['threads']} threads, here are {now['threads']}. Its last bits may differ.")
 
-# %% ../../nbs/80_run.folder.ipynb #6a164515
+# %% ../../nbs/80_run.folder.ipynb #6beee90d
 stopped = 'stopped; what was written before is whole'
 
 @contextmanager
 def run_lock(
     folder:Path # of a run
 ):
-    "Nobody else works on the run meanwhile; at the end its checkpoints are deleted. Raises `ValueError` where another program holds the lock"
+    "No other program works on the run meanwhile, else `ValueError`; at the end its checkpoints are deleted"
     from filelock import FileLock, Timeout
     from shutil import rmtree
     (folder/'checkpoints').mkdir(exist_ok=True)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['RunResult', 'train_run', 'evaluate_run', 'resume_run']
 
-# %% ../../nbs/88_run.train.ipynb #db03f73f
+# %% ../../nbs/88_run.train.ipynb #77fe6a05
 import math, os, time, matplotlib.pyplot as plt
 from contextlib import nullcontext
 from json import dumps
@@ -27,7 +27,7 @@ from .folder import *
 from .history import History
 from .report import run_report
 
-# %% ../../nbs/88_run.train.ipynb #e2b028b9
+# %% ../../nbs/88_run.train.ipynb #52743a47
 def _recipe_name(s): return s.recipe or (s.model if s.model in recipes[s.task] else 'cnn')
 
 def _run_learner(s, bar):
@@ -40,7 +40,7 @@ def _run_learner(s, bar):
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,time.perf_counter()-start
 
-# %% ../../nbs/88_run.train.ipynb #4074f0e3
+# %% ../../nbs/88_run.train.ipynb #dcba7955
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("tensorboard is not installed. Install it with pip install tensorboard.") from None
@@ -55,7 +55,7 @@ def _run_callbacks(s, metric, folder):
     if s.nan_guard: yield NaNGuard()
     if s.tensorboard: yield _tensorboard(folder)
 
-# %% ../../nbs/88_run.train.ipynb #7b222ad3
+# %% ../../nbs/88_run.train.ipynb #09cbf6bd
 @contextmanager
 def _in_all_processes(learn):
     if num_distrib()<2: return (yield)
@@ -69,7 +69,7 @@ def _shared_folder(out, name):
     torch.distributed.broadcast_object_list(res, 0)
     return res[0]
 
-# %% ../../nbs/88_run.train.ipynb #208f6616
+# %% ../../nbs/88_run.train.ipynb #12e35846
 def _fit(s, learn, folder):
     "Seconds of all epochs, and why a callback stopped the fit, if one did"
     cbs = [*_run_callbacks(s, learn.metrics[0].name, folder)]
@@ -77,7 +77,7 @@ def _fit(s, learn, folder):
     why = next(filter(None, (vars(cb).get('stopped') for cb in [learn.recorder,*cbs])), None)
     return sum(o.get('seconds', 0) for o in cbs[0].rows),why
 
-# %% ../../nbs/88_run.train.ipynb #a1ccb0e6
+# %% ../../nbs/88_run.train.ipynb #d559becb
 class _KeepOutputs(Callback):
     def before_validate(self): self.outputs = []
     def after_pred(self): self.outputs.append(self.pred)
@@ -88,17 +88,18 @@ def _test(learn, model, loss_func):
     with twin.no_bar(): loss,metric = twin.validate(dl=learn.dls.test)
     return loss,metric,torch.cat(keep.outputs)
 
-# %% ../../nbs/88_run.train.ipynb #2ff38958
+# %% ../../nbs/88_run.train.ipynb #4d5e936e
 def _result(s, learn, loss, acc):
     "What was trained, and how well it did on the test set"
     dls,r = learn.dls,learn.recipe
     r.update(epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs)
-    if not math.isfinite(loss): raise ValueError(f"The loss is {loss}: the training diverged, and no model is kept. Choose a smaller lr than {r['lr']}.")
+    if not math.isfinite(loss):
+        raise ValueError(f"The loss is {loss}: the training diverged, and no model is kept. Choose a smaller lr than {r['lr']}.")
     what = dict(task=s.task, source=dls.source, recipe=_recipe_name(s), model=r['model'], params=count_params(learn.model), seed=s.seed)
     sizes = dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset))
     return dict(**what, **{k: r[k] for k in ('epochs','lr','bs')}, **sizes, accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #e3b8b341
+# %% ../../nbs/88_run.train.ipynb #f14a597e
 def _save_pictures(learn, out, folder):
     "Curves, confusion matrix, most confident mistakes; returns the probabilities of the test digits"
     dl,probs = learn.dls.test,class_probs(out).cpu()
@@ -111,7 +112,7 @@ def _save_pictures(learn, out, folder):
     plt.close('all')
     return probs
 
-# %% ../../nbs/88_run.train.ipynb #f78f2b0f
+# %% ../../nbs/88_run.train.ipynb #8cfdbbb2
 class RunResult(NamedTuple):
     "A finished run"
     folder:Path # with all its files
@@ -130,8 +131,9 @@ def _finish(s, learn, folder, origin, seconds, why, start, on_result):
     run_report(folder, learn.digits, _save_pictures(learn, out, folder))
     return run
 
-# %% ../../nbs/88_run.train.ipynb #38fd1857
-def _epoch_line(learn, row): return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
+# %% ../../nbs/88_run.train.ipynb #215396ed
+def _epoch_line(learn, row):
+    return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
 def _run(s, get_folder, on_epoch, on_result, bar):
     start = time.perf_counter()
@@ -146,9 +148,10 @@ def _run(s, get_folder, on_epoch, on_result, bar):
         elif not rank_distrib(): write_files(folder, {'run.json': dumps(dict(settings=s, **origin), indent=2).encode()})
         train_s,why = _fit(s, learn, folder)
         if rank_distrib(): return
-        with modified_env('WORLD_SIZE'): return _finish(s, learn, folder, origin, dict(data=data_s, train=train_s), why, start, on_result)
+        seconds = dict(data=data_s, train=train_s)
+        with modified_env('WORLD_SIZE'): return _finish(s, learn, folder, origin, seconds, why, start, on_result)
 
-# %% ../../nbs/88_run.train.ipynb #c54535aa
+# %% ../../nbs/88_run.train.ipynb #7fb77566
 @delegates(run_settings)
 def train_run(
     out:str|Path|None=None, # folder for the run, by default a new one in `runs`
@@ -162,7 +165,7 @@ def train_run(
     if os.path.isdir(s.source): s.source = os.path.abspath(s.source)
     return _run(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
 
-# %% ../../nbs/88_run.train.ipynb #def17ddc
+# %% ../../nbs/88_run.train.ipynb #d4a67dd0
 def evaluate_run(
     folder:str|Path, # of a run, or a model that the package contains
     source:str='auto' # auto, mnist, digits, or a folder that holds MNIST
@@ -176,7 +179,7 @@ def evaluate_run(
     loss,acc,out = _test(learn, learn.model, loss_func)
     return dict(run=str(folder), task=task, source=learn.dls.source, n_test=len(out), accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #cbf7d473
+# %% ../../nbs/88_run.train.ipynb #10de2af9
 def resume_run(
     folder:str|Path, # of a run that was begun by `train_run`
     on_epoch=print, # as for `train_run`
