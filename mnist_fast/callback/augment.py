@@ -8,30 +8,37 @@ import math, torch, torch.nn.functional as F
 from torch import Tensor
 
 from fastai.callback.core import Callback
+from fastcore.basics import store_attr
 
 # %% ../../nbs/30_callback.augment.ipynb #60114371
-def _affine(n, rotate, scale, shear, shift, device):
-    "`n` random 2×3 matrices for `affine_grid`, where the image goes from -1 to 1"
-    r = lambda k: k*(2*torch.rand(n, device=device)-1)
-    a,sx,sy,k = r(math.radians(rotate)),1+r(scale),1+r(scale),r(shear)
-    cos,sin = a.cos(),a.sin()
-    top = torch.stack([sx*cos, sy*(k*cos-sin), r(shift/14)], 1)
-    return torch.stack([top, torch.stack([sx*sin, sy*(k*sin+cos), r(shift/14)], 1)], 1)
+def _random_affine(n, rotate, scale, shear, shift, device):
+    "`n` random 2×3 matrices for `affine_grid`; the limits are in degrees, parts of 1, parts of 1 and pixels"
+    def uniform(limit): return limit*(2*torch.rand(n, device=device)-1)
+    angle,sx,sy,slant = uniform(math.radians(rotate)),1+uniform(scale),1+uniform(scale),uniform(shear)
+    cos,sin = angle.cos(),angle.sin()
+    top = torch.stack([sx*cos, sy*(slant*cos-sin), uniform(shift/14)], 1)
+    bottom = torch.stack([sx*sin, sy*(slant*sin+cos), uniform(shift/14)], 1)
+    return torch.stack([top,bottom], 1)
 
+# %% ../../nbs/30_callback.augment.ipynb #82e6e622
+def _random_warp(n, warp, device):
+    "`n` random fields of displacements, smooth between 4×4 points, where their standard deviation is `warp` pixels"
+    points = torch.randn(n, 2, 4, 4, device=device)*warp/14
+    return F.interpolate(points, size=(28,28), mode='bicubic', align_corners=False).permute(0,2,3,1)
+
+# %% ../../nbs/30_callback.augment.ipynb #0b253944
 def augment(
     x:Tensor, # floats `[B,1,28,28]` or `[B,784]`
-    rotate:float=10., # degrees, at most, either way
-    scale:float=.1, # part of the size, at most, larger or smaller, each axis for itself
-    shear:float=.1, # slant, at most, either way
+    rotate:float=10., # degrees, at most, in either direction
+    scale:float=.1, # part of the size, at most, larger or smaller, independently for each axis
+    shear:float=.1, # slant, at most, in either direction
     shift:float=1.5, # pixels, at most, along each axis
-    warp:float=.5 # deviation of the smooth displacements in pixels
-)->Tensor: # shaped like `x`; what comes in from outside is 0
-    "Turn, scale, slant, move and warp each image by chance"
+    warp:float=.5 # standard deviation of the smooth displacements, in pixels
+)->Tensor: # shaped like `x`; pixels from outside of the image are 0
+    "Turn, scale, slant, move and warp each image at random"
     x4,n = x.view(-1,1,28,28),len(x)
-    grid = F.affine_grid(_affine(n, rotate, scale, shear, shift, x.device), x4.shape, align_corners=False)
-    if warp:
-        bumps = torch.randn(n, 2, 4, 4, device=x.device)*warp/14
-        grid = grid+F.interpolate(bumps, size=(28,28), mode='bicubic', align_corners=False).permute(0,2,3,1)
+    grid = F.affine_grid(_random_affine(n, rotate, scale, shear, shift, x.device), x4.shape, align_corners=False)
+    if warp: grid = grid+_random_warp(n, warp, x.device)
     return F.grid_sample(x4, grid, align_corners=False).view_as(x)
 
 # %% ../../nbs/30_callback.augment.ipynb #c89aebd5
@@ -39,13 +46,11 @@ class BatchAugment(Callback):
     "Give the model `augment`ed training images"
     run_valid = False
     def __init__(self,
-        rotate:float=10., # degrees, at most
-        scale:float=.1, # part of the size, at most
-        shear:float=.1, # slant, at most
-        shift:float=1.5, # pixels, at most
-        warp:float=.5 # deviation of the smooth displacements in pixels
-    ): self.how = dict(rotate=rotate, scale=scale, shear=shear, shift=shift, warp=warp)
+        rotate:float=10., # degrees, at most, in either direction
+        scale:float=.1, # part of the size, at most, larger or smaller, independently for each axis
+        shear:float=.1, # slant, at most, in either direction
+        shift:float=1.5, # pixels, at most, along each axis
+        warp:float=.5 # standard deviation of the smooth displacements, in pixels
+    ): store_attr()
 
-    def before_batch(self):
-        "Replace the images"
-        self.learn.xb = (augment(self.x, **self.how),)
+    def before_batch(self): self.learn.xb = (augment(self.x, self.rotate, self.scale, self.shear, self.shift, self.warp),)

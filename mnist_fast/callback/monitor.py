@@ -9,69 +9,64 @@ from functools import partial
 from warnings import warn
 
 from fastai.callback.core import Callback, CancelFitException
+from fastcore.basics import patch
 
 # %% ../../nbs/32_callback.monitor.ipynb #c7b23f24
 class GradNorm(Callback):
-    "Keep the length (L2) of each parameter's gradient at each step; a new fit begins anew, and so do `validate` and `get_preds`"
-    def before_fit(self):
-        "Forget what was kept"
-        self.names,self.kept = [n for n,_ in self.model.named_parameters()],[]
+    "Keep the L2 norm of each parameter's gradient at each step; a new fit starts anew, and so do `validate` and `get_preds`"
+    def before_fit(self): self.names,self.kept = [n for n,_ in self.model.named_parameters()],[]
 
     def after_backward(self):
-        "Keep the lengths, on the device"
         grads = [p.grad if p.requires_grad and p.grad is not None else p.new_full((), math.nan) for p in self.model.parameters()]
         self.kept.append(torch.stack(torch._foreach_norm(grads)))
 
     @property
     def norms(self):
-        "A `DataFrame` with a row a step and a column a parameter, NaN where there was no gradient; raises `ValueError` before the first step"
-        if not getattr(self, 'kept', None): raise ValueError("No gradient was kept. Fit first, and look before `validate` or `get_preds`.")
+        "A `DataFrame` with a row for each step and a column for each parameter, NaN without a gradient; `ValueError` before the first step"
+        if not getattr(self, 'kept', None):
+            raise ValueError("No gradient was kept. Fit first, and read the norms before `validate` or `get_preds`.")
         return pd.DataFrame(torch.stack(self.kept).cpu().numpy(), columns=self.names).rename_axis('step')
 
     def plot(self,
         figsize:tuple=(6.,2.5) # inches
     ): # the figure
-        "Draw the lengths against the steps, on a logarithmic scale"
-        ax = self.norms.plot(logy=True, figsize=figsize, ylabel='length of the gradient', lw=1)
-        ax.legend(loc='center left', bbox_to_anchor=(1,.5), fontsize=7)
+        "Draw the norms against the steps, on a logarithmic scale"
+        ax = self.norms.plot(logy=True, figsize=figsize, ylabel='norm of the gradient', lw=1)
+        ax.legend(loc='center left', bbox_to_anchor=(1,.5), fontsize=9)
         ax.figure.tight_layout()
         return ax.figure
 
 # %% ../../nbs/32_callback.monitor.ipynb #9d079e92
 class NaNGuard(Callback):
-    "End the fit before a loss or gradient that is not a finite number does harm; `stopped` says where it arose"
+    "End the fit before a loss or gradient that is not finite changes the weights; `stopped` says where it came from"
     run_valid,name = False,'nan_guard'
-    def before_fit(self):
-        "All is well"
-        self.stopped = None
-
-    def before_batch(self):
-        "Keep the buffers"
-        self.good = [o.clone() for o in self.model.buffers()]
+    def before_fit(self): self.stopped = None
+    def before_batch(self): self.buffers = [o.clone() for o in self.model.buffers()]
 
     def after_loss(self):
-        "Look at the loss"
-        if not self.loss.isfinite().all(): self._stop(f'the loss is {self.loss.item()}; {self._where()}')
+        if not self.loss.isfinite().all(): self._end_fit(f'the loss is {self.loss.item()}; {self._find_cause()}')
 
     def after_backward(self):
-        "Look at the gradients"
         bad = [n for n,p in self.model.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        if bad: self._stop(f"the loss is {self.loss.item():.4g}, but the gradient of {', '.join(bad)} is not finite")
+        if bad: self._end_fit(f"the loss is {self.loss.item():.4g}, but the gradient of {', '.join(bad)} is not finite")
 
-    def _where(self):
-        if not all(o.isfinite().all() for o in self.xb if o.is_floating_point()): return 'the images have such numbers already'
-        found = []
-        def look(name, m, inp, out):
-            if not out.isfinite().all(): found.append(f'{name} ({type(m).__name__})')
-        hooks = [m.register_forward_hook(partial(look, n)) for n,m in self.model.named_modules() if not [*m.children()]]
-        try:
-            with torch.no_grad(): self.model(*self.xb)
-        finally:
-            for h in hooks: h.remove()
-        return f'the first layer that gives such numbers is {found[0]}' if found else 'all layers give finite numbers, so look at the loss function and the labels'
-
-    def _stop(self, why):
-        for o,good in zip(self.model.buffers(), self.good): o.data.copy_(good)
+    def _end_fit(self, why):
+        for o,saved in zip(self.model.buffers(), self.buffers): o.data.copy_(saved)
         self.stopped = f'Batch {self.iter} of epoch {self.epoch}: {why}. The weights are those before this batch.'
         warn(self.stopped)
         raise CancelFitException
+
+# %% ../../nbs/32_callback.monitor.ipynb #caf4ab29
+@patch
+def _find_cause(self:NaNGuard):
+    if not all(o.isfinite().all() for o in self.xb if o.is_floating_point()): return 'the images have such numbers already'
+    found = []
+    def note(name, m, inp, out):
+        if not out.isfinite().all(): found.append(f'{name} ({type(m).__name__})')
+    hooks = [m.register_forward_hook(partial(note, n)) for n,m in self.model.named_modules() if not [*m.children()]]
+    try:
+        with torch.no_grad(): self.model(*self.xb)
+    finally:
+        for h in hooks: h.remove()
+    if found: return f'the first layer that gives such numbers is {found[0]}'
+    return 'all layers give finite numbers, so look at the loss function and the labels'
