@@ -14,7 +14,8 @@ from ..loss import mnist_loss
 from .loop import BasicOptim
 
 # %% ../../nbs/51_scratch.learner.ipynb #7c6b6e9b
-_batch_events = {f'{when}_{o}' for o in ('batch','backward','step') for when in ('before','after','after_cancel')}|{'after_pred','after_loss'}
+_batch_events = {'after_pred','after_loss',
+    *(f'{when}_{o}' for o in ('batch','backward','step') for when in ('before','after','after_cancel'))}
 
 class Callback(GetAttr):
     "Runs its method with the name of an event when that event happens, as in fastai"
