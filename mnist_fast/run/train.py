@@ -3,9 +3,8 @@
 # %% auto #0
 __all__ = ['RunResult', 'train_run', 'evaluate_run', 'resume_run']
 
-# %% ../../nbs/88_run.train.ipynb #77fe6a05
+# %% ../../nbs/88_run.train.ipynb #def4f392
 import math, os, time, matplotlib.pyplot as plt
-from contextlib import nullcontext
 from json import dumps
 from typing import NamedTuple
 from fastai.basics import *
@@ -27,7 +26,7 @@ from .folder import *
 from .history import History
 from .report import run_report
 
-# %% ../../nbs/88_run.train.ipynb #52743a47
+# %% ../../nbs/88_run.train.ipynb #acdc6fac
 def _recipe_name(s): return s.recipe or (s.model if s.model in recipes[s.task] else 'cnn')
 
 def _run_learner(s, bar):
@@ -40,7 +39,7 @@ def _run_learner(s, bar):
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,time.perf_counter()-start
 
-# %% ../../nbs/88_run.train.ipynb #dcba7955
+# %% ../../nbs/88_run.train.ipynb #39a719e3
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("tensorboard is not installed. Install it with pip install tensorboard.") from None
@@ -55,7 +54,7 @@ def _run_callbacks(s, metric, folder):
     if s.nan_guard: yield NaNGuard()
     if s.tensorboard: yield _tensorboard(folder)
 
-# %% ../../nbs/88_run.train.ipynb #09cbf6bd
+# %% ../../nbs/88_run.train.ipynb #92f8f9c3
 @contextmanager
 def _in_all_processes(learn):
     if num_distrib()<2: return (yield)
@@ -69,7 +68,7 @@ def _shared_folder(out, name):
     torch.distributed.broadcast_object_list(res, 0)
     return res[0]
 
-# %% ../../nbs/88_run.train.ipynb #12e35846
+# %% ../../nbs/88_run.train.ipynb #1b4973fb
 def _fit(s, learn, folder):
     "Seconds of all epochs, and why a callback stopped the fit, if one did"
     cbs = [*_run_callbacks(s, learn.metrics[0].name, folder)]
@@ -77,7 +76,7 @@ def _fit(s, learn, folder):
     why = next(filter(None, (vars(cb).get('stopped') for cb in [learn.recorder,*cbs])), None)
     return sum(o.get('seconds', 0) for o in cbs[0].rows),why
 
-# %% ../../nbs/88_run.train.ipynb #d559becb
+# %% ../../nbs/88_run.train.ipynb #12d8a63a
 class _KeepOutputs(Callback):
     def before_validate(self): self.outputs = []
     def after_pred(self): self.outputs.append(self.pred)
@@ -88,7 +87,7 @@ def _test(learn, model, loss_func):
     with twin.no_bar(): loss,metric = twin.validate(dl=learn.dls.test)
     return loss,metric,torch.cat(keep.outputs)
 
-# %% ../../nbs/88_run.train.ipynb #4d5e936e
+# %% ../../nbs/88_run.train.ipynb #a49c10b9
 def _result(s, learn, loss, acc):
     "What was trained, and how well it did on the test set"
     dls,r = learn.dls,learn.recipe
@@ -99,7 +98,7 @@ def _result(s, learn, loss, acc):
     sizes = dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset))
     return dict(**what, **{k: r[k] for k in ('epochs','lr','bs')}, **sizes, accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #f14a597e
+# %% ../../nbs/88_run.train.ipynb #4e60bcd9
 def _save_pictures(learn, out, folder):
     "Curves, confusion matrix, most confident mistakes; returns the probabilities of the test digits"
     dl,probs = learn.dls.test,class_probs(out).cpu()
@@ -112,7 +111,7 @@ def _save_pictures(learn, out, folder):
     plt.close('all')
     return probs
 
-# %% ../../nbs/88_run.train.ipynb #8cfdbbb2
+# %% ../../nbs/88_run.train.ipynb #88287989
 class RunResult(NamedTuple):
     "A finished run"
     folder:Path # with all its files
@@ -131,11 +130,11 @@ def _finish(s, learn, folder, origin, seconds, why, start, on_result):
     run_report(folder, learn.digits, _save_pictures(learn, out, folder))
     return run
 
-# %% ../../nbs/88_run.train.ipynb #215396ed
+# %% ../../nbs/88_run.train.ipynb #32409a29
 def _epoch_line(learn, row):
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
-def _run(s, get_folder, on_epoch, on_result, bar):
+def _carry_out(s, get_folder, on_epoch, on_result, bar):
     start = time.perf_counter()
     if num_distrib()>1:
         from mnist_fast.run.distributed import init_distributed
@@ -151,7 +150,7 @@ def _run(s, get_folder, on_epoch, on_result, bar):
         seconds = dict(data=data_s, train=train_s)
         with modified_env('WORLD_SIZE'): return _finish(s, learn, folder, origin, seconds, why, start, on_result)
 
-# %% ../../nbs/88_run.train.ipynb #7fb77566
+# %% ../../nbs/88_run.train.ipynb #da302430
 @delegates(run_settings)
 def train_run(
     out:str|Path|None=None, # folder for the run, by default a new one in `runs`
@@ -163,9 +162,9 @@ def train_run(
     "Train a model, test it once, and keep everything in a folder; raises `ValueError` for settings that make no sense"
     s = run_settings(**kwargs)
     if os.path.isdir(s.source): s.source = os.path.abspath(s.source)
-    return _run(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
+    return _carry_out(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
 
-# %% ../../nbs/88_run.train.ipynb #d4a67dd0
+# %% ../../nbs/88_run.train.ipynb #6ca66361
 def evaluate_run(
     folder:str|Path, # of a run, or a model that the package contains
     source:str='auto' # auto, mnist, digits, or a folder that holds MNIST
@@ -179,7 +178,7 @@ def evaluate_run(
     loss,acc,out = _test(learn, learn.model, loss_func)
     return dict(run=str(folder), task=task, source=learn.dls.source, n_test=len(out), accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #10de2af9
+# %% ../../nbs/88_run.train.ipynb #622cf71b
 def resume_run(
     folder:str|Path, # of a run that was begun by `train_run`
     on_epoch=print, # as for `train_run`
@@ -188,7 +187,7 @@ def resume_run(
 )->RunResult:
     "Go on with a run; raises `ValueError` where there is none, or where its digits have changed"
     folder,s = Path(folder),read_settings(folder)
-    if not is_finished(folder): return _run(s, lambda: folder, on_epoch, on_result, bar)
+    if not is_finished(folder): return _carry_out(s, lambda: folder, on_epoch, on_result, bar)
     run = RunResult(folder, read_json(folder/'metrics.json'))
     on_result(run)
     return run
