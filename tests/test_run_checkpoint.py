@@ -102,7 +102,7 @@ def whole(processes, tmp_path_factory):
 
 @pytest.mark.parametrize('kind', [ours,stock,torches])
 def test_killed_at_random(kind, processes, whole, tmp_path):
-    "SIGKILL at random moments, again and again; MNIST_FAST_KILLS says how often"
+    "SIGKILL at random moments; MNIST_FAST_KILLS says how often"
     (end,history,took),folder,rng = whole(kind),tmp_path/'killed',random.Random(0)
     folder.mkdir()
     for left in reversed(range(kills+1)):
@@ -240,14 +240,14 @@ def test_refuses(kw, tmp_path):
     names(e, *(f'{k} is {v}' for k,v in kw.items()), 'Give 1 or more')
 
 def test_seconds(tmp_path):
-    "By the clock: none within the time, one at the end"
+    "Without `every` the clock decides; a checkpoint at the end is always saved"
     short(Checkpoint(tmp_path/'a', seconds=1000))
     assert [o.name for o in (tmp_path/'a').iterdir()]==['checkpoint-01-00002-0000000.safetensors']
     short(Checkpoint(tmp_path/'b', seconds=0, keep=100))
     assert len([*(tmp_path/'b').iterdir()])==50
 
 def test_strides_and_settings(tmp_path):
-    "Tensors come back as they lay in memory; settings such as `beta` are not part of the state"
+    "Tensors keep their strides; settings such as `beta` are not part of the state"
     short(Checkpoint(tmp_path, every=5), StopHere(12), name='speed')
     saved = load_state(max(tmp_path.iterdir()))
     assert saved['model']['1.weight'].is_contiguous(memory_format=torch.channels_last)

@@ -16,13 +16,13 @@ nested = st.recursive(numbers, lambda o: st.lists(o)|st.tuples(o, o)|st.dictiona
 @given(nested)
 @settings(deadline=None, max_examples=50)
 def test_plain_data(tmp_path_factory, o):
-    "Numbers, strings, lists, tuples and dictionaries, nested as may be, keep their types and values"
+    "Numbers, strings, lists, tuples and dictionaries, nested in any way, keep their types and values"
     path = tmp_path_factory.getbasetemp()/'plain.safetensors'
     save_state(path, o)
     assert repr(load_state(path))==repr(o)
 
 def test_long_lists(tmp_path):
-    "A long list of numbers of one type comes back as a list of that type; one that is mixed as it was"
+    "A long list comes back as a list of the same type, with items of the same types and values"
     o = dict(ints=[*range(200)], floats=(*(i/7 for i in range(200)),), mixed=[*range(100), .5], bools=[True]*150,
         numbers=L(torch.tensor(i/7) for i in range(150)), big=[2**40]*100)
     save_state(tmp_path/'a', o)
@@ -31,7 +31,7 @@ def test_long_lists(tmp_path):
 
 @pytest.mark.parametrize('dtype', [torch.float64,torch.float16,torch.bfloat16,torch.uint8,torch.int64,torch.bool])
 def test_tensors(dtype, tmp_path):
-    "Type, values, and how a tensor lies in memory; the tensors without a dimension and without items too"
+    "Type, values and strides; also of a tensor without a dimension, and of one without items"
     x = torch.arange(24).reshape(2,3,2,2).to(dtype)
     o = dict(plain=x, channels_last=x.contiguous(memory_format=torch.channels_last), turned=x.transpose(0, 1), number=x[0,1,0,0], none=x[:0])
     save_state(tmp_path/'a', o)
@@ -116,7 +116,7 @@ def test_loader_rng(workers):
     assert torch.cat([*dl]).tolist()==order!=sorted(order)
 
 def test_state_of_metrics():
-    "What is a setting is not part of the state; what was accumulated is"
+    "Settings are not part of the state; sums and counts are"
     m = AvgSmoothLoss(beta=.9)
     m.count,m.val = 3,torch.tensor(.5)
     assert cb_state(m)==dict(count=3, val=torch.tensor(.5))
@@ -125,7 +125,7 @@ def test_state_of_metrics():
     assert (other.beta,other.count,other.val)==(.5,3,torch.tensor(.5))
 
 def test_state_of_callbacks():
-    "A metric within a callback by its own state, a module by its `state_dict`; what is no data is left out, and so is the `Learner`"
+    "A metric within a callback by its own state, a module by its `state_dict`; an open file, settings and the `Learner` are left out"
     cb,other = EMA(.9),EMA(.9)
     cb.loss,cb.net,cb.file,cb.learn,cb.seen = AvgLoss(),torch.nn.Linear(2, 1),open(__file__),object(),[1,2]
     other.loss,other.net = AvgLoss(),torch.nn.Linear(2, 1)
