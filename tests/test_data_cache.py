@@ -44,12 +44,12 @@ def test_damaged_cache(web, f, capfd, monkeypatch):
 ## The lock
 
 def test_lock_removes_temps(tmp_path):
-    "What a killed program left of this file goes, and nothing else does"
+    "The temporary files of a killed program are removed, and no others"
     for o in '.a.x1 .a.x2 .a.b.x3 a.b b'.split(): (tmp_path/o).touch()
     with cache_lock(tmp_path/'a', 'MNIST', 1): assert {o.name for o in tmp_path.iterdir()}=={'a.lock','.a.b.x3','a.b','b'}
 
 def test_lock_says_it_once(tmp_path):
-    "An error of the writer in it is told once, with the name of the file and what to do"
+    "The message of a failed write gives the file, the reason and what to do once each"
     (tmp_path/'a').mkdir()
     with pytest.raises(DataError) as e, cache_lock(tmp_path/'a', 'MNIST', 1): write_cache(made[:4], tmp_path/'a')
     names(e, f'^{tmp_path/"a"}: MNIST cannot be kept there: ', 'folder', 'XDG_CACHE_HOME')
@@ -160,7 +160,7 @@ def test_unpacked_by_two(tmp_path):
 
 @each('die,left', [('replace',r'\.\w{32}\.\w+'), ('rename',r'\w{32}')])
 def test_killed_unpacking(tmp_path, mapped, die, left):
-    "What is left of it goes with the next unpacking"
+    "The next unpacking removes what a killed one left"
     folder = put(tmp_path/'packed', packed)
     (p := procs.Process(target=_unpack, args=(folder, tmp_path/'cache', None, die))).start()
     p.join(60)

@@ -64,7 +64,7 @@ def test_unreachable():
     assert time.monotonic()-start < 5 and not cache_names()
 
 def test_good_cache_stays(web):
-    "Neither a bad mirror nor a change of the tensors in place reaches it"
+    "A bad mirror or a change of the returned tensors does not change the cache"
     download_mnist(web.url('good')).x.zero_()
     was,web.gets[:] = (cache_file().read_bytes(), cache_file().stat().st_mtime_ns),[]
     assert same(download_mnist(web.url('html'))) and not web.gets

@@ -99,7 +99,7 @@ def test_to():
 
 @each('seed', [None,1])
 def test_look(seed):
-    "Neither a batch that is looked at nor one that is drawn changes what comes, with chance in the loader or without"
+    "Looking at a batch, or drawing it, does not change the next passes, with random numbers in the loader or without"
     dl = TensorDL(made.x, made.y, 8, True, seed=seed, after_batch=lambda b: (b[0]+torch.rand(1),*b[1:]))
     def passes(look):
         set_seed(2)
