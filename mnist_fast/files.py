@@ -49,7 +49,9 @@ def write_files(
         for temp,path in list(temps.items()):
             os.replace(temp, path)
             del temps[temp]
-    except OSError as e: raise OSError(f"{path}: cannot be written ({error_reason(e)}). Free space, or choose another folder.") from e
+    except OSError as e:
+        why = error_reason(e)
+        raise OSError(f"{path}: cannot be written ({why}). Free some space, or choose another folder.") from e
     finally:
         for temp in temps: Path(temp).unlink(missing_ok=True)
 

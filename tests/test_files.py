@@ -42,7 +42,7 @@ def test_permissions(tmp_path):
 @each('e', [OSError(5,'Input/output error'), ValueError('not a digit'), KeyboardInterrupt(), MemoryError()], ids=lambda e: type(e).__name__)
 @each('bad', range(3))
 def test_one_fails(tmp_path, e, bad):
-    "Whichever of three files fails, and whatever the failure is, nothing changes and nothing is left"
+    "Each of three files may fail, by any exception: no file changes, and no temporary file is left"
     write_files(tmp_path, {'0': b'old', '2': b'older'})
     was = _contents(tmp_path)
     with pytest.raises(type(e)) as res: write_files(tmp_path, {str(i): _fails(e) if i==bad else b'new' for i in range(3)})
@@ -96,7 +96,7 @@ def test_stopped_process(tmp_path, sig):
     assert {*temp_files(tmp_path/'a')}|{*temp_files(tmp_path/'b')}=={*left}
 
 def test_temp_files(tmp_path):
-    "Only those of the file itself: not those of a file whose name begins alike, nor what has nothing to do with it"
+    "Only those of the file itself, not those of a file whose name begins alike"
     for o in '.a.x1 .a.b.x2 .ab.x3 a.x4 .a x.a.x5'.split(): (tmp_path/o).touch()
     assert [o.name for o in temp_files(tmp_path/'a')]==['.a.x1'] and [o.name for o in temp_files(str(tmp_path/'a.b'))]==['.a.b.x2']
     assert temp_files(tmp_path/'none'/'a')==[]
