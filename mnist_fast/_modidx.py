@@ -388,6 +388,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved._read_weights': ( 'inference.saved.html#_read_weights',
                                                                                           'mnist_fast/inference/saved.py'),
+                                            'mnist_fast.inference.saved._reason': ( 'inference.saved.html#_reason',
+                                                                                    'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved._restore_strides': ( 'inference.saved.html#_restore_strides',
                                                                                              'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved.load_model': ( 'inference.saved.html#load_model',

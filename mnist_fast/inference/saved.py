@@ -66,6 +66,11 @@ def _read_weights(folder, sha256):
     return weights
 
 # %% ../../nbs/71_inference.saved.ipynb #920733a6
+def _reason(e):
+    "The line of an error's message that says why: PyTorch's first line may only be a heading"
+    lines = [o.strip().rstrip('.') for o in str(e).splitlines()] or [type(e).__name__]
+    return lines[1] if lines[0].startswith('Error(s)') and lines[1:] else lines[0]
+
 def _build_model(folder, config, weights):
     "The network of `config` with `weights` as float32, and the strides that its parameters were made with"
     try:
@@ -73,8 +78,7 @@ def _build_model(folder, config, weights):
         strides = {k: p.stride() for k,p in model.named_parameters()}
         model.load_state_dict(weights, assign=True)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
-        why = (str(e).splitlines()[1:] or [str(e)])[0].strip().rstrip('.')
-        raise ValueError(f"{folder}: weights and config.json do not fit each other ({why}). Save the model again.") from None
+        raise ValueError(f"{folder}: weights and config.json do not fit each other ({_reason(e)}). Save the model again.") from None
     return model.float(),strides
 
 def _check_weights(folder, weights):

@@ -156,5 +156,5 @@ def plot_calibration(
     df,fig = calibration_bins(p, correct, n_bins),Figure(figsize=(4.4,4.2), layout='constrained')
     top,low = fig.subplots(2, 1, sharex=True, height_ratios=(3,1))
     _plot_accuracies(top, df)
-    _plot_counts(low, df, .6/n_bins)
+    _plot_counts(low, df, .2/n_bins)
     return fig
