@@ -4,12 +4,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest, torch
-from conftest import bin, needs_mnist
+from conftest import bin, needs_mnist, one_sentence
 from PIL import Image, ImageDraw
 
 from mnist_fast import cli
-from mnist_fast.files import crc32
+
 from mnist_fast.data.source import embedded_digits
+from mnist_fast.files import crc32
 from mnist_fast.inference.saved import load_model
 
 each = pytest.mark.parametrize
@@ -27,13 +28,7 @@ def sure(s):
 
 def snap(folder): return {o.name: o.read_bytes() for o in Path(folder).iterdir() if o.is_file()}
 
-def one_line(err, *words):
-    "What stands on stderr is one sentence or two on one line, free of Python's own noise"
-    assert re.fullmatch(r'mnist_fast: [^\n]+\n', err), err
-    assert not re.search(r'Traceback|Errno|[a-z]Error|Exception|object at', err), err
-    for w in words: assert re.search(w, err), (w, err)
-
-def quiet(res, rc=0):
+def ended(res, rc=0):
     "Ended as it should, with neither a traceback nor the characters of a progress bar"
     assert res.returncode==rc, (res.stdout, res.stderr)
     assert not re.search(r'Traceback|Exception ignored|Warning|[\r\x1b█]|\d%\|', res.stdout+res.stderr), res.stderr
@@ -121,7 +116,7 @@ def two(d, job):
 stops = [('_ssl',0.), ('libtorch_python',.2), ('libtorch_python',.9), ('sklearn',0.), ('line',.1), ('curves.png',0.)]
 a = 'train --source digits --task 3v7 --recipe linear --epochs 2 --seed 1 --out'
 b = 'train --source digits --task full --recipe cnn --epochs 1 --seed 1 --out'
-c = f'train --source digits --task full --recipe cnn --epochs 3 --every 5 --seed 1 --valid 0.2 --keep-best --ema 0.9 --guard --bs 25 --out'
+c = f'train --source digits --task full --recipe cnn --epochs 3 --every 5 --seed 1 --valid 0.2 --keep-best --ema 0.9 --nan-guard --bs 25 --out'
 ask = 'predict --model a seven.png é.png'
 muted = dict(pipe_help=('pipe','--help'), full_help=('full','--help'), pipe_predict=('pipe',ask), pipe_train=('pipe',f'{a} p'))
 muted |= dict(full_predict=('full',f'{ask} --json'))
@@ -162,7 +157,7 @@ def job(dir):
 def test_help_is_quick():
     def once():
         start = time.perf_counter()
-        quiet(go('--help'))
+        ended(go('--help'))
         return time.perf_counter()-start
     assert statistics.median(once() for _ in range(5))<.5
 
@@ -180,7 +175,7 @@ def test_help(args):
 
 @each('k,task,name', [('a','3v7','linear'), ('b','full','cnn')])
 def test_run_folder(job, dir, k, task, name):
-    quiet(job(k))
+    ended(job(k))
     assert sorted(snap(dir/k))==files
     m = sure((dir/k/'metrics.json').read_text())
     assert set(keys)<=set(m) and (m['task'],m['recipe'],m['model'],m['seed'])==(task,name,name,1)
@@ -199,7 +194,7 @@ def test_run_folder(job, dir, k, task, name):
 
 def test_killed(job, dir):
     "The same bits, history and metrics as without"
-    whole,k = json.loads(quiet(job('whole')).stdout),json.loads((dir/'k'/'metrics.json').read_text()) if job('killed') else None
+    whole,k = json.loads(ended(job('whole')).stdout),json.loads((dir/'k'/'metrics.json').read_text()) if job('killed') else None
     for o in ('seconds',): assert whole.pop(o) and k.pop(o)
     assert whole==k and not (dir/'k'/'checkpoints').exists()
     assert (dir/'whole'/'model.safetensors').read_bytes()==(dir/'k'/'model.safetensors').read_bytes()
@@ -212,43 +207,52 @@ def test_two_programs(job, dir):
     assert second.returncode==1 and re.fullmatch('mnist_fast: t: another program is at work on this run.*\n', second.stderr)
 
 def test_stop_at(job, dir):
-    m = json.loads(quiet(job('stop_at')).stdout)
+    m = json.loads(ended(job('stop_at')).stdout)
     assert m['stopped'].startswith('batch_accuracy reached 0.9') and 0<len((dir/'s'/'history.csv').read_text().splitlines())<30
 
 def test_tensorboard(job, dir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    quiet(job('tb'))
+    ended(job('tb'))
     events = EventAccumulator(str(dir/'tb'/'tensorboard')).Reload()
     assert {'train_loss','valid_loss','batch_accuracy','lr_0'}<=set(events.Tags()['scalars']) and len(events.Scalars('valid_loss'))==2
 
 def test_report_and_compare(job, dir):
     "The page is the one that train wrote; a run and its twin do not differ"
     before = (dir/'a'/'report.html').read_bytes() if job('a') else None
-    assert 'a/report.html' in quiet(job('rep')).stdout and (dir/'a'/'report.html').read_bytes()==before
-    both = sure(quiet(job('cmp')).stdout)
+    assert 'a/report.html' in ended(job('rep')).stdout and (dir/'a'/'report.html').read_bytes()==before
+    both = sure(ended(job('cmp')).stdout)
     assert len(both['runs'])==2 and [(o['difference'],o['p_holm'],o['beyond_chance']) for o in both['pairs']]==[(0,1,False)]
     assert '<title>2 runs compared' in (dir/'cmp.html').read_text()
 
 def test_origin(job, dir):
     "What a result depends on"
     m = json.loads((dir/'a'/'metrics.json').read_text()) if job('a') else None
-    assert m['data']==dict(source='scikit-learn digits', crc32=_crc(embedded_digits()[:4])) and m['threads']>0 and m['cores']>0
+    assert m['data']==dict(source='scikit-learn digits', crc32=crc32(embedded_digits()[:4])) and m['threads']>0 and m['cores']>0
     assert m['git'] is None or re.fullmatch('[0-9a-f]{40}(-dirty)?', m['git'])
     assert m['command']=='mnist_fast train --task 3v7 --recipe linear --source digits --epochs 2 --seed 1' and m['stopped'] is None
 
-@pytest.mark.parametrize('argv,says', [('--resume nowhere', 'no run.json'), ('--resume a', 'finished'), ('--resume a --epochs 3 --ema 0.9', 'Leave out --epochs and --ema'),
+@pytest.mark.parametrize('argv,says', [('--resume nowhere', 'no run.json'), ('--resume a --epochs 3 --ema 0.9', 'Leave out --epochs and --ema'),
     ('--keep-best', 'test set'), ('--stop-at 0.9', 'test set'), ('--stop-at 2', 'above 0'), ('--ema 0', 'above 0'), ('--every 0', '1 or more'), ('--checkpoint -1', '0 or more')])
 def test_not_this_way(job, dir, argv, says, monkeypatch, capsys):
     job('a')
     monkeypatch.chdir(dir)
     assert cli.main(['train', *argv.split()])==1 and says in capsys.readouterr().err
 
+def test_finished(job, dir, monkeypatch, capsys):
+    "A run that is finished gives its result again, and changes nothing"
+    job('a')
+    monkeypatch.chdir(dir)
+    before = snap(dir/'a')
+    assert cli.main(['train','--resume','a'])==0 and snap(dir/'a')==before
+    assert capsys.readouterr().out.splitlines()[-1]==job('a').stdout.splitlines()[-1]
+    assert cli.main(['train','--resume','a','--json'])==0 and sure(capsys.readouterr().out)==sure((dir/'a'/'metrics.json').read_text())
+
 def test_other_digits(job, dir, tmp_path, monkeypatch, capsys):
     "A run is not gone on with on other digits, nor with settings that are none"
     job('a')
     run = json.loads((dir/'a'/'run.json').read_text())
     (tmp_path/'checkpoints').mkdir()
-    for change,says in (dict(data=dict(run['data'], crc32='1')),'these digits'), (dict(settings=dict(x=1)),'no settings of this version'), (dict(settings=3),'no settings'):
+    for change,says in (dict(data=dict(run['data'], crc32='1')),'differ from them'), (dict(settings=dict(x=1)),'no settings of this version'), (dict(settings=3),'no settings'):
         (tmp_path/'run.json').write_text(json.dumps(run|change))
         assert cli.main(['train','--resume',str(tmp_path)])==1 and says in capsys.readouterr().err
     (tmp_path/'run.json').write_text('{')
@@ -265,13 +269,13 @@ def test_text(job, dir, k):
 
 @each('k', ['a2','b'])
 def test_json(job, dir, k):
-    res = quiet(job(k))
+    res = ended(job(k))
     assert res.stdout.count('\n')==1 and sure(res.stdout)==sure((dir/k/'metrics.json').read_text())
     assert all(o.startswith('epoch ') for o in res.stderr.splitlines())
 
 @each('x,y', [('a','a2'), ('b','b2')])
 def test_same_seed(job, dir, x, y):
-    quiet(job(x)), quiet(job(y))
+    ended(job(x)), ended(job(y))
     m,n = (sure((dir/o/'metrics.json').read_text()) for o in (x,y))
     assert (m['accuracy'],m['loss'])==(n['accuracy'],n['loss'])
     assert (dir/x/'model.safetensors').read_bytes()==(dir/y/'model.safetensors').read_bytes()
@@ -296,24 +300,24 @@ def test_terminal(job, dir):
 
 @needs_mnist
 def test_mnist(job, dir):
-    quiet(job('mnist'))
+    ended(job('mnist'))
     m = sure((dir/'mnist'/'metrics.json').read_text())
     assert m['accuracy']>=.967 and (m['n_train'],m['n_test'])==(12396,2038)
 
 # Asking
 
 def test_evaluate(job, dir):
-    m,res = sure((dir/'a'/'metrics.json').read_text()),sure(quiet(job('eval_a')).stdout)
+    m,res = sure((dir/'a'/'metrics.json').read_text()),sure(ended(job('eval_a')).stdout)
     assert (res['run'],res['task'],res['n_test'],res['source'])==('a','3v7',60,m['source'])
     assert res['accuracy']==pytest.approx(m['accuracy'], abs=1e-6) and res['loss']==pytest.approx(m['loss'], abs=1e-6)
 
 def test_evaluate_text(job, dir):
     job('b')
-    assert f"{sure((dir/'b'/'metrics.json').read_text())['accuracy']:.4f}" in quiet(job('eval_b')).stdout
+    assert f"{sure((dir/'b'/'metrics.json').read_text())['accuracy']:.4f}" in ended(job('eval_b')).stdout
 
 def test_predict_json(job):
     "One object a line, in the order given"
-    res = quiet(job('json'), 1)
+    res = ended(job('json'), 1)
     rows = [sure(o) for o in res.stdout.splitlines()]
     assert [r['image'] for r in rows]==['seven.png','é.png','\udcff.png','none.png','text.png','a','blank.png'] and res.stderr==''
     for r in rows[:3]: assert r['label']==7 and sum(r['probabilities'])==pytest.approx(1, abs=1e-5) and r['probabilities'][1]>.5
@@ -321,13 +325,13 @@ def test_predict_json(job):
 
 def test_predict_ascii(job):
     "Names that the terminal cannot show cost no answer"
-    res = quiet(job('ascii'), 1)
+    res = ended(job('ascii'), 1)
     assert len(re.findall(r': 7 \(\d+\.\d%\)', res.stdout))==3
     errs = res.stderr.splitlines()
     assert [re.match(r'mnist_fast: ([^:]*): ', o+': ')[1] for o in errs]==['none.png','text.png','blank.png','cut.tif'], errs
 
 def test_ladder(job, dir):
-    rows = sure(quiet(job('ladder')).stdout)
+    rows = sure(ended(job('ladder')).stdout)
     assert [r['task'] for r in rows]==['3v7']*7+['full']*6
     assert all({'task','rung','accuracy','loss','seconds','params'}<=set(r) for r in rows)
     assert len({(r['task'],r['rung']) for r in rows})==13 and all(0<r['accuracy']<=1 and r['seconds']>0 and r['params']>=785 for r in rows)
@@ -346,7 +350,7 @@ def test_ctrl_c(job, w, t):
     "Ends at once with one line and leaves the run before it alone"
     res,out,same = job(f'stop-{w}-{t}')
     assert res.returncode==130 and same, res.stderr
-    one_line(res.stderr, 'stopped')
+    one_sentence(res.stderr, 'stopped')
     if (out/'config.json').exists(): load_model(out)
     assert not out.exists() or set(snap(out))<=set(files)
 
@@ -359,11 +363,11 @@ def test_closed_pipe(job, k):
 
 def test_full_disk(job, dir):
     "A checkpoint or a report that can't be written costs nothing that was there, and leaves no half"
-    one_line(job('full').stderr, 'full/checkpoints', 'Free some space')
+    one_sentence(job('full').stderr, 'full/checkpoints', 'Free some space')
     assert job('full').returncode==1 and set(snap(dir/'full'))=={'run.json','history.csv','history.jsonl'} and not [*(dir/'full'/'checkpoints').glob('*.*')][1:]
     res = job('disk')
     assert res.returncode==1
-    one_line(res.stderr, 'disk')
+    one_sentence(res.stderr, 'disk')
     assert load_model(dir/'disk').n_out==1 and 'metrics.json' in snap(dir/'disk')
     for o in (dir/'disk').glob('*.png'): Image.open(o).load()
     assert set(snap(dir/'disk'))<=set(files)
@@ -432,19 +436,19 @@ def test_wrong(here, capsys, args, words):
     (here/'file').write_text('mine')
     assert status(*args.split()) in (1,2)
     out,err = capsys.readouterr()
-    one_line(err, *words)
+    one_sentence(err, *words)
     assert out=='' and snap(here)=={'file': b'mine'}
 
 some = ['train --source digits --task nope','nope','']
 @each('args,words', [(o,wrong[o]) for o in some], ids=some)
 def test_wrong_as_process(dir, args, words):
-    res = quiet(go(*args.split(), cwd=dir), 2)
-    one_line(res.stderr, *words)
+    res = ended(go(*args.split(), cwd=dir), 2)
+    one_sentence(res.stderr, *words)
 
 def test_astray(here, capsys):
     "A loss that is no number is no success, and no model that can't be loaded is kept"
     assert status(*t.replace('linear', 'cnn').split(), '--lr', 1e30, '--out', 'o')==1
-    one_line(capsys.readouterr().err, 'nan', '--lr|learning rate')
+    one_sentence(capsys.readouterr().err, 'nan', '--lr|learning rate')
     assert not (here/'o'/'config.json').exists() and not (here/'o'/'model.safetensors').exists()
 
 @each('args', [t, 'ladder --source digits --seeds 1'])
@@ -454,13 +458,8 @@ def test_never_over_a_run(here, capsys, args, name):
     (here/'o').mkdir()
     (here/'o'/name).write_text('{}')
     assert status(*args.split(), '--out', 'o')==1
-    one_line(capsys.readouterr().err, r'\bo\b', '--out')
+    one_sentence(capsys.readouterr().err, r'\bo\b', '--out')
     assert snap(here/'o')=={name: b'{}'}
-
-def test_two_at_once(here, monkeypatch):
-    "Runs that start in the same second get a folder each"
-    monkeypatch.setattr(cli.time, 'strftime', lambda f: '20260101-000000')
-    assert cli._run_folder(None, '3v7', 'linear')!=cli._run_folder(None, '3v7', 'linear')
 
 def test_default_folder_and_seed(here, capsys, job, dir):
     job('a')

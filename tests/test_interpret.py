@@ -1,15 +1,16 @@
-"Looking inside a model: what is drawn and listed is so, the learner stays as it was, and bad input is told apart in a sentence"
-import matplotlib.pyplot as plt, pandas as pd, pytest, torch
+"Looking inside a model: what is drawn and listed is so, the learner stays as it was, and bad input gets one clear sentence"
+import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
+from conftest import names, quiet
 from copy import deepcopy
 from fastai.callback.all import ActivationStats
-from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD
+from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD, tensor
 from mnist_fast.callback.monitor import GradNorm
 from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
 from mnist_fast.data.source import get_digits
-from mnist_fast.interpret import _random_direction
-from mnist_fast.interpret.surface import loss_surface, plot_surface
-from mnist_fast.interpret.predictions import most_confused, most_wrong, plot_confusion, plot_most_wrong
-from mnist_fast.interpret.weights import plot_activations, plot_weights
+from mnist_fast.interpret.predictions import (confused_pairs, eval_mode, most_confused, most_wrong, plot_calibration, plot_confusion, plot_most_wrong,
+    predict_table, prediction_table)
+from mnist_fast.interpret.surface import _random_direction, loss_surface, plot_surface
+from mnist_fast.interpret.weights import plot_activations, plot_filters, plot_weights
 from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, three_seven_learner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import mnist_model
@@ -22,7 +23,7 @@ make = {'3v7': lambda valid='test', **kw: three_seven_learner(three_seven_dls(di
     'full': lambda valid='test', **kw: mnist_learner(mnist_dls(digits, bs=32, seed=1, valid=valid), **kw)}
 
 def quiet_fit(learn, **kw):
-    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, **kw)
+    with quiet(learn): fit_recipe(learn, **kw)
     return learn
 
 def relus(model): return [m for m in flatten_model(model) if isinstance(m, nn.ReLU)]
@@ -54,13 +55,13 @@ def test_most_wrong(learn, which):
     assert sorted(df['index'])==(p.argmax(1)!=y).nonzero().flatten().tolist() and len(df)>0
     for o in df.itertuples():
         i = o[1]
-        assert (o.label,o.said)==(vocab[y[i]],vocab[p[i].argmax()]) and o.probability==pytest.approx(p[i].max().item(), abs=1e-5)
+        assert (o.actual,o.pred)==(vocab[y[i]],vocab[p[i].argmax()]) and o.probability==pytest.approx(p[i].max().item(), abs=1e-5)
     assert df.probability.is_monotonic_decreasing and list(df.index)==list(range(len(df)))
     assert most_wrong(learn, 2, dl)['index'].tolist()==most_wrong(learn, 10**6, dl)['index'].tolist()[:2]
 
 def test_confusion(learn):
     df = most_confused(learn, 1000)
-    assert df['count'].sum()==len(most_wrong(learn, 10**6)) and df['count'].is_monotonic_decreasing and (df.label!=df.said).all()
+    assert df['count'].sum()==len(most_wrong(learn, 10**6)) and df['count'].is_monotonic_decreasing and (df.actual!=df.pred).all()
     drawn = [int(t.get_text()) for t in plot_confusion(learn).axes[0].texts]
     assert len(drawn)==len(learn.dls.vocab)**2 and sum(drawn)==len(learn.dls.test.dataset)
 
@@ -71,16 +72,90 @@ def test_pictures(learn):
     axs = [ax for ax in fig.axes if ax.images]
     assert len(axs)==len(df) and not any(ax.axison for ax in fig.axes)
     for ax,o in zip(axs, df.itertuples()):
-        assert ax.get_title().startswith(f'{o.label}, said {o.said}')
+        assert ax.get_title().startswith(f'{o.actual}, predicted {o.pred}')
         assert torch.equal(torch.as_tensor(ax.images[0].get_array()), learn.dls.test.dataset[o[1]][0].view(28,28))
 
 def test_no_mistakes(learn):
     x,_ = learn.dls.test.dataset[:]
     _,p = by_hand(learn, learn.dls.test)
     dl = TensorDL(x, p.argmax(1) if p.shape[1]>2 else p.argmax(1)[:,None])
-    assert list(most_wrong(learn, 5, dl))==['index','label','said','probability'] and most_wrong(learn, 5, dl).empty
-    assert list(most_confused(learn, 5, dl))==['label','said','count'] and most_confused(learn, 5, dl).empty
+    assert list(most_wrong(learn, 5, dl))==['index','actual','pred','probability'] and most_wrong(learn, 5, dl).empty
+    assert list(most_confused(learn, 5, dl))==['actual','pred','count'] and most_confused(learn, 5, dl).empty
     assert plot_most_wrong(learn, 5, dl).get_suptitle()=='no mistakes'
+
+def test_table(learn):
+    "One row an item, three before seven, with the probabilities of the model asked directly"
+    y,p = by_hand(learn, learn.dls.test)
+    df,vocab = predict_table(learn),learn.dls.vocab
+    assert list(df)==['index','actual','pred','probability'] and df['index'].tolist()==list(range(len(y)))
+    assert df.actual.tolist()==[vocab[i] for i in y] and df.probability.tolist()==pytest.approx(p.max(1).values.tolist(), abs=1e-5)
+    sure = ((p.topk(2).values*tensor([1,-1])).sum(1)>1e-4).tolist()
+    assert df.pred[sure].tolist()==[vocab[i] for i,o in zip(p.argmax(1), sure) if o] and sum(sure)>.99*len(y)
+    assert df.attrs['vocab']==(['3','7'] if len(vocab)==2 else [str(i) for i in range(10)])
+    assert df.probability.ge(1/len(vocab)).all() and df.probability.le(1).all()
+
+def test_tables_instead_of_learners(learn):
+    "A table gives what its learner gives, and no model is asked"
+    dl,df = learn.dls.valid,predict_table(learn, learn.dls.valid)
+    for f in most_wrong,most_confused: pd.testing.assert_frame_equal(f(df, 7), f(learn, 7, dl))
+    pd.testing.assert_frame_equal(confused_pairs(df), most_confused(learn, 1000, dl))
+    def drawn(fig): return [[t.get_text() for t in [*ax.get_xticklabels(),*ax.get_yticklabels(),*ax.texts,ax.title]] for ax in fig.axes]
+    assert drawn(plot_confusion(df))==drawn(plot_confusion(learn, dl))
+    assert drawn(plot_most_wrong(df, 4, dl))==drawn(plot_most_wrong(learn, 4, dl))
+    bare = pd.DataFrame(df.values, columns=df.columns)
+    assert drawn(plot_confusion(bare))==drawn(plot_confusion(df))
+
+def test_table_by_hand():
+    "Labels of one axis or two, no mistake, and no item of a class"
+    df = prediction_table(tensor([[.9,.1],[.3,.7]]), tensor([[0],[1]]), ['a','b'])
+    assert df.drop(columns='probability').values.tolist()==[[0,'a','a'],[1,'b','b']] and df.probability.tolist()==pytest.approx([.9,.7])
+    assert most_wrong(df).empty and most_confused(df).empty
+    one = prediction_table(tensor([[.9,.1,0.]]), tensor([0]), list('abc'))
+    assert len(plot_confusion(one).axes[0].texts)==9
+
+def test_tables_have_no_pictures(learn):
+    with pytest.raises(ValueError) as e: plot_most_wrong(predict_table(learn), 3)
+    names(e, 'no pictures', 'Give dl')
+
+def test_predicted_once(learn):
+    "A call predicts each item once, and a call with a table none"
+    n,hook = [],learn.model.register_forward_hook(lambda m,x,out: n.append(len(out)))
+    df = predict_table(learn)
+    assert sum(n)==len(df)
+    n.clear()
+    for f in most_wrong,most_confused: f(df)
+    plot_confusion(df), plot_most_wrong(df, 3, learn.dls.test)
+    assert not n
+    hook.remove()
+
+@each('error', [None,ValueError])
+def test_eval_mode(error):
+    "Each part has its own mode again, also after an error"
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.BatchNorm1d(2).eval()).train()
+    modes = lambda: [m.training for m in net.modules()]
+    before = modes()
+    try:
+        with eval_mode(net):
+            assert not any(modes())
+            if error: raise error
+    except ValueError: pass
+    assert modes()==before
+
+@each('n_bins', [1,7,10])
+def test_calibration(n_bins):
+    "A bar as high as the number of predictions of a bin, and a point at its accuracy"
+    rng = np.random.default_rng(0)
+    p = rng.random(200)
+    correct = rng.random(200)<p
+    groups = [g for b in range(n_bins) if len(g := np.flatnonzero((p*n_bins).astype(int)==b))]
+    top,low = plot_calibration(torch.tensor(p), torch.tensor(correct), n_bins).axes
+    assert [o.get_height() for o in low.patches]==[len(g) for g in groups]
+    assert list(top.lines[1].get_ydata())==pytest.approx([correct[g].mean() for g in groups])
+    assert list(top.lines[1].get_xdata())==pytest.approx([p[g].mean() for g in groups])
+
+@each('p,correct,n_bins', [([],[],10), ([.5],[1,0],10), ([.5],[1],0)])
+def test_bad_calibration(p, correct, n_bins):
+    with pytest.raises(ValueError, match='Give one or more'): plot_calibration(p, correct, n_bins)
 
 def test_left_as_it_was(learn):
     "Recorder, callbacks, gradients kept, mode of each part, weights, statistics, and the order of the next pass"
@@ -91,7 +166,7 @@ def test_left_as_it_was(learn):
     def state(): return (learn.recorder.values[:], [*learn.cbs], len(learn.grad_norm.kept), [m.training for m in learn.model.modules()], learn.training,
         {k: v.tolist() for k,v in learn.model.state_dict().items()}, gen.get_state().tolist(), torch.get_rng_state().tolist())
     before = state()
-    for f in most_wrong,plot_most_wrong,plot_confusion,most_confused:
+    for f in predict_table,most_wrong,plot_most_wrong,plot_confusion,most_confused:
         for dl in None,learn.dls.train: f(learn, dl=dl)
     loss_surface(learn.model, *learn.dls.valid.one_batch(), learn.loss_func, steps=2)
     assert state()==before
@@ -104,7 +179,7 @@ def test_any_learner():
     for dl in DataLoader(items, bs=50, shuffle=True, drop_last=True),torch.utils.data.DataLoader(items, batch_size=64):
         learn = Learner(DataLoaders(dl, dl), nn.Linear(784, 1), lambda p,t: nn.functional.binary_cross_entropy_with_logits(p, t.float()))
         df = most_wrong(learn, 1000, dl)
-        assert {*df.label,*df.said}=={'0','1'} and len(df)==((learn.model(x)>0)!=y).sum() and (df.probability>=.5).all()
+        assert {*df.actual,*df.pred}=={'0','1'} and len(df)==((learn.model(x)>0)!=y).sum() and (df.probability>=.5).all()
         assert len(plot_most_wrong(learn, 4).axes)==4
     flat = Learner(DataLoaders(dl, dl), nn.Sequential(learn.model, nn.Flatten(0)), lambda p,t: p.mean())
     pd.testing.assert_frame_equal(most_wrong(flat, 1000), df)
@@ -144,6 +219,26 @@ def test_weights_of_any_kind(w):
 def test_bad_weights(bad):
     with pytest.raises(ValueError, match='784 inputs'): plot_weights(bad)
 
+def filters(model, n):
+    "Images drawn, and their scale"
+    ims = [ax.images[0] for ax in plot_filters(model, n).axes if ax.images and ax.get_label()!='<colorbar>']
+    return [o.get_array() for o in ims],{o.get_clim() for o in ims}
+
+def test_filters():
+    "The weights themselves, on one scale, and no more than asked for"
+    model = mnist_model('cnn')
+    w = model[1].weight.detach()[:,0]
+    for n,rows in (3,1),(9,2),(50,2):
+        (im,),clim = filters(model, n)
+        k,top = min(n, 16),w[:n].abs().max().item()
+        assert im.shape==(6*rows-1,6*min(8, k)-1) and clim=={(-top,top)} and im.count()==25*k
+        for i in range(k): assert np.array_equal(im[i//8*6:][:5,i%8*6:][:,:5], w[i])
+    for model,k in (mnist_model('simple_net', n_out=10, n_hidden=60),60),(mnist_model('linear', n_out=10),10),(mnist_model('linear'),1):
+        for n in 3,50: assert len(filters(model, n)[0])==min(n, k)
+    model[1].weight.data.zero_()
+    assert filters(model, 1)[1]=={(-1.,1.)}
+    with pytest.raises(ValueError, match='784 inputs'): plot_filters(torch.nn.Linear(3, 3))
+
 @each('name,n', [('simple_net',1), ('cnn',3), ('fast_cnn',2), ('deep_cnn',5)])
 @each('every', [None,3])
 def test_activations(name, n, every):
@@ -153,7 +248,7 @@ def test_activations(name, n, every):
         model = mnist_model(name, n_out=10)
         learn = cls(mnist_dls(digits, bs=200, seed=1), model, cross_entropy, opt_func=FastSGD, lr=.1)
         learn.add_cb(ActivationStats(with_hist=True, modules=relus(model), every=every))
-        with learn.no_bar(), learn.no_logging(): learn.fit(1)
+        with quiet(learn): learn.fit(1)
         return learn
     a,b = run(FastLearner),run(Learner)
     for i in range(n):

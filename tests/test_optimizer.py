@@ -1,4 +1,4 @@
-"`FastSGD` is `torch.optim.SGD`, step for step"
+"`FastSGD` makes the steps of `torch.optim.SGD`, bit for bit"
 import torch
 from hypothesis import given, settings, strategies as st
 from mnist_fast.optimizer import BasicOptim, FastSGD
@@ -43,7 +43,7 @@ def test_basic_is_plain_sgd(shapes, lr, seed):
 @settings(max_examples=30, deadline=None)
 @given(shapes, hypers, st.integers(0, 99))
 def test_state_round_trip(shapes, h, seed):
-    "An optimizer that takes the state over goes on alike, and shares nothing with the first"
+    "An optimizer that loads the state makes the same steps, and shares no tensor with the first"
     ours,theirs = (params(shapes, seed) for _ in range(2))
     a,b = FastSGD(ours, **h),FastSGD(theirs, **h)
     run(a, [ours], seed, 3)
@@ -51,7 +51,18 @@ def test_state_round_trip(shapes, h, seed):
     b.load_state_dict(a.state_dict())
     for x,y in zip(run(a, [ours], seed+1, 3), run(b, [theirs], seed+1, 3)): assert torch.equal(x, y)
 
-def test_decay_leaves_out_what_it_is_told_to():
+@settings(max_examples=30, deadline=None)
+@given(shapes, hypers, st.integers(0, 99), st.data())
+def test_decay_of_some(shapes, h, seed, data):
+    "Parameters with `do_wd=False` move as in a group of `torch.optim.SGD` without weight decay"
+    on = data.draw(st.lists(st.booleans(), min_size=len(shapes), max_size=len(shapes)))
+    ours,theirs = (params(shapes, seed) for _ in range(2))
+    a = FastSGD(ours, **h)
+    for p,o in zip(ours, on): a.state[p]['do_wd'] = o
+    b = torch.optim.SGD([dict(params=[p], weight_decay=h['wd']*o) for p,o in zip(theirs, on)], lr=h['lr'], momentum=h['mom'])
+    for x,y in zip(run(a, [ours], seed, 3), run(b, [theirs], seed, 3)): assert torch.equal(x, y)
+
+def test_no_decay_where_do_wd_is_false():
     ps = params([(2,),(2,)], 0)
     opt = FastSGD(ps, lr=1., wd=.5)
     opt.state[ps[0]]['do_wd'] = False

@@ -26,7 +26,7 @@ def test_installs(python, tmp_path):
     where = sh(python, '-c', 'import mnist_fast.all, mnist_fast; print(mnist_fast.__file__)', cwd=tmp_path)
     assert str(tmp_path/'env') in where
     assert 'ladder' in sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)
-    sh(python, '-c', "from mnist_fast.inference import load_model; load_model('full'), load_model('3v7')", cwd=tmp_path)
+    sh(python, '-c', "from mnist_fast.inference.saved import load_model; load_model('full'), load_model('3v7')", cwd=tmp_path)
 
 def test_facts(dist):
     import zipfile, configparser
@@ -39,3 +39,5 @@ def test_facts(dist):
     assert f"Requires-Python: >={cfg['DEFAULT']['min_python']}" in meta
     assert 'Provides-Extra: dev' in meta and 'License-Expression: Apache-2.0' in meta
     assert {n.split('/')[0] for n in names if not n.startswith('mnist_fast-')}=={'mnist_fast'}
+    here = {str(o.relative_to(root)) for o in (root/'mnist_fast').rglob('*') if o.is_file() and '__pycache__' not in o.parts}
+    assert here<={*names}

@@ -12,24 +12,24 @@ names = {'full': 'all ten digits', '3v7': 'threes and sevens'}
 
 card = '''# Model card
 
-Two networks for handwritten digits, read by `load_model('full')` and `load_model('3v7')`. Safetensors and JSON: nothing in them is run.
+Two networks for handwritten digits. `load_model('full')` and `load_model('3v7')` read them. The files are safetensors and JSON, so loading them runs no code.
 
 | model | for | network | parameters | test accuracy | wrong |
 |---|---|---|---|---|---|
 {rows}
 
 - **Data**: the MNIST training set, 60,000 digits (12,396 threes and sevens), written by employees of the US Census Bureau and by
-  high-school students about 1990. The test set gave the figures above, which are those of these very weights.
-  The recipe was chosen on training digits held out, but a network of two columns was given up when its test accuracy
-  was known.
-- **Recipe**: `best`, one run with seed {seed}, nothing chosen among runs (`mnist_fast bench --full` goes over five seeds).
-  `config.json` holds the row; the notebook `06_learner` explains it.
+  high-school students about 1990. The figures above are the test results of exactly these weights.
+  The recipe was chosen on held-out training digits, with one exception: a network of two columns was rejected after its
+  test accuracy was known.
+- **Recipe**: `best`, one run with seed {seed}. It was not chosen among several runs (`mnist_fast bench --full` measures five seeds).
+  `config.json` holds the recipe, and the notebook `40_recipe` explains it.
 - **Made by** `make weights` with torch {torch} on {processor}, {cores} cores, threads: {threads}.
   Another machine, or another number of threads, may round differently and give other weights.
-- **Input**: one digit, bright on dark, framed as MNIST does it: `predict` and `digit_image` do that for a picture.
-- **Limits**: what is not a digit gets a digit all the same, often with high confidence; two digits on one picture get one answer.
-  Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too; how often they are wrong was not measured.
-  The 3-vs-7 model calls every digit a three or a seven. Not for bank cheques, medicine, or anything else where a wrong digit does harm.
+- **Input**: one digit, bright on dark, framed as MNIST frames it. `predict` and `digit_image` do that for any picture.
+- **Limits**: a picture without a digit still gets a digit as its answer, often with high confidence. Two digits in one picture get one answer.
+  Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too. How often the models are wrong about them was not measured.
+  The 3-vs-7 model calls every digit a three or a seven. The models are not made for bank cheques, medicine, or anything else where a wrong digit does harm.
 '''
 
 def make(task):
@@ -42,5 +42,5 @@ def make(task):
     return f"| `{task}` | {names[task]} | `{learn.recipe['model']}` {learn.recipe['widths']} | {r['params']:,} | {acc:.4f} | {wrong} of {n:,} |"
 
 if __name__=='__main__':
-    a,rows = about(),[make(o) for o in names]
+    a,rows = system_info(),[make(o) for o in names]
     (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), seed=seed, torch=a['versions']['torch']))

@@ -3,28 +3,26 @@
 # %% auto #0
 __all__ = ['time_in_turn', 'ratio_row', 'exhaust', 'loader_rows', 'step_rows', 'epoch_rows', 'recipe_row']
 
-# %% ../../nbs/91_bench.timing.ipynb #4a5412d6
-import time, matplotlib.pyplot as plt
+# %% ../../nbs/91_bench.timing.ipynb #48243ff2
+import time
 from statistics import mean, median, stdev
 from fastai.basics import *
 
-from fastai.callback.core import CancelValidException
 from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from ..data.idx import Digits
 from ..data.loader import TensorDL
-from ..data.source import get_digits
-from ..learner import FastLearner, fit_recipe, mnist_learner, run_recipe
+from ..learner import FastLearner, run_recipe
 from ..loss import cross_entropy
 from ..model import mnist_model
 from ..optimizer import FastSGD
 
-# %% ../../nbs/91_bench.timing.ipynb #8606af03
+# %% ../../nbs/91_bench.timing.ipynb #42096b3b
 def time_in_turn(
     task:str, # what is done
     fs:dict, # name: function without arguments; the first is ours
     n:int=5 # rounds
-)->list: # a dict for each of the others: medians of seconds, and of the ratio peer/ours with its lowest and highest
+)->list: # a dict for each of the others, from `ratio_row`
     "Time functions in turn"
     times = {k: [] for k in fs}
     for i in range(n+1):
@@ -35,13 +33,24 @@ def time_in_turn(
     (name,ours),*others = times.items()
     return [ratio_row(task, name, ours, k, v) for k,v in others]
 
-def ratio_row(task, name, ours, peer, theirs):
+# %% ../../nbs/91_bench.timing.ipynb #62ff42e7
+def ratio_row(
+    task:str, # what is done
+    name:str, # our name
+    ours:list, # our seconds, one a round
+    peer:str, # the other's name
+    theirs:list # the other's seconds, one a round
+)->dict: # medians `ours_s` and `peer_s`, the median `ratio` with its `lowest` and `highest`, rounds `n`
+    "Compare two lists of times, round by round"
     ratios = [b/a for a,b in zip(ours, theirs)]
     return dict(task=task, ours=name, peer=peer, ours_s=median(ours), peer_s=median(theirs), ratio=median(ratios),
         lowest=min(ratios), highest=max(ratios), n=len(ratios))
 
-# %% ../../nbs/91_bench.timing.ipynb #8a271701
-def exhaust(dl):
+# %% ../../nbs/91_bench.timing.ipynb #f79d0549
+def exhaust(
+    dl # a loader
+):
+    "Go through a loader once"
     for _ in dl: pass
 
 def loader_rows(
@@ -50,35 +59,33 @@ def loader_rows(
 )->list: # rows of `time_in_turn`
     "A shuffled pass over the training set"
     x,y = digits.x[:,None],digits.y
-    pairs = list(zip(x.float()/255, y))
     def slices():
-        idxs = torch.randperm(len(x))
-        for i in range(0, len(x), 256):
-            idx = idxs[i:i+256]
-            x[idx].float()/255,y[idx]
-    loaders = {'TensorDL': TensorDL(x, y, bs=256, shuffle=True), "fastai's DataLoader, list of float tensors": DataLoader(pairs, bs=256, shuffle=True)}
-    fs = {k: partial(exhaust, dl) for k,dl in loaders.items()}
+        for idx in torch.randperm(len(x)).split(256): x[idx].float()/255,y[idx]
+    ours,theirs = TensorDL(x, y, bs=256, shuffle=True),DataLoader(list(zip(x.float()/255, y)), bs=256, shuffle=True)
+    fs = {'TensorDL': partial(exhaust, ours), "fastai's DataLoader, list of float tensors": partial(exhaust, theirs)}
     return time_in_turn('a pass, bs 256', {**fs, 'bare slicing': slices}, n)
 
-# %% ../../nbs/91_bench.timing.ipynb #b2692f08
+# %% ../../nbs/91_bench.timing.ipynb #3c60fa30
+_shapes = [(16,),(32,),(16,16),(64,),(32,10)]*5+[(10,)]
+
+def _stepper(mk_opt, steps):
+    ps = [torch.randn(s, requires_grad=True) for s in _shapes]
+    for p in ps: p.grad = torch.randn_like(p)
+    opt = mk_opt(ps)
+    return lambda: [opt.step() for _ in range(steps)]
+
 def step_rows(
     n:int=5, # rounds
     steps:int=200 # steps in a round
 )->list: # rows of `time_in_turn`
     "Optimizer steps on 26 small tensors"
-    shapes = [(16,),(32,),(16,16),(64,),(32,10)]*5+[(10,)]
-    def stepper(mk):
-        ps = [torch.randn(s, requires_grad=True) for s in shapes]
-        for p in ps: p.grad = torch.randn_like(p)
-        opt = mk(ps)
-        return lambda: [opt.step() for _ in range(steps)]
     torch_sgd = partial(torch.optim.SGD, lr=.1, momentum=.9, weight_decay=1e-4)
     fs = {'FastSGD': partial(FastSGD, lr=.1, mom=.9, wd=1e-4), 'torch.optim.SGD, foreach': partial(torch_sgd, foreach=True),
         'torch.optim.SGD, fused': partial(torch_sgd, fused=True), "fastai's SGD": partial(SGD, lr=.1, mom=.9, wd=1e-4)}
-    return time_in_turn(f'{steps} optimizer steps', {k: stepper(f) for k,f in fs.items()}, n)
+    return time_in_turn(f'{steps} optimizer steps', {k: _stepper(f, steps) for k,f in fs.items()}, n)
 
-# %% ../../nbs/91_bench.timing.ipynb #b6ab39bb
-def _bare(model, x, y, xt, yt, lr=.1):
+# %% ../../nbs/91_bench.timing.ipynb #9b3e2c63
+def _bare_loop(model, x, y, xt, yt, lr=.1):
     opt = torch.optim.SGD(model.parameters(), lr, momentum=.9, weight_decay=1e-4)
     model.train()
     for idx in torch.randperm(len(x)).split(256):
@@ -91,8 +98,16 @@ def _bare(model, x, y, xt, yt, lr=.1):
             pred = model(xb.float()/255)
             F.cross_entropy(pred, yb),(pred.argmax(1)==yb).sum()
 
-def _epoch(cls, dls, opt_func, model):
-    with (learn := cls(dls, model, cross_entropy, opt_func=opt_func, metrics=accuracy)).no_bar(), learn.no_logging(): learn.fit(1, .1)
+def _fit_epoch(cls, dls, opt_func, model):
+    learn = cls(dls, model, cross_entropy, opt_func=opt_func, metrics=accuracy)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, .1)
+
+# %% ../../nbs/91_bench.timing.ipynb #dd5437af
+def _epoch_loaders(x, y, xt, yt):
+    "Ours, and fastai's"
+    pairs = [list(zip(a.float()/255, b)) for a,b in ((x,y),(xt,yt))]
+    return (DataLoaders(TensorDL(x, y, bs=256, shuffle=True), TensorDL(xt, yt, bs=256)),
+        DataLoaders(DataLoader(pairs[0], bs=256, shuffle=True), DataLoader(pairs[1], bs=256)))
 
 def epoch_rows(
     digits:Digits, # from `get_digits`
@@ -101,24 +116,24 @@ def epoch_rows(
     **kwargs # numbers that shape the model
 )->list: # rows of `time_in_turn`
     "One epoch of training and validation"
-    x,xt,mk = digits.x[:,None],digits.x_test[:,None],partial(mnist_model, model, n_out=10, **kwargs)
-    ours = DataLoaders(TensorDL(x, digits.y, bs=256, shuffle=True), TensorDL(xt, digits.y_test, bs=256))
-    theirs = DataLoaders(*(DataLoader(list(zip(o.float()/255, t)), bs=256, shuffle=o is x) for o,t in ((x,digits.y),(xt,digits.y_test))))
+    sets = digits.x[:,None],digits.y,digits.x_test[:,None],digits.y_test
+    (ours,theirs),mk = _epoch_loaders(*sets),partial(mnist_model, model, n_out=10, **kwargs)
     fast,stock = partial(FastSGD, mom=.9, wd=1e-4),partial(SGD, mom=.9, wd=1e-4)
     fs = {'FastLearner, TensorDL, FastSGD': (FastLearner,ours,fast), "fastai's Learner, TensorDL, FastSGD": (Learner,ours,fast),
         "fastai's Learner, DataLoader, SGD": (Learner,theirs,stock)}
-    fs = {k: lambda o=o: _epoch(*o, mk()) for k,o in fs.items()}
-    return time_in_turn(f'an epoch of {model}, {len(x):,} images', {**fs, 'bare loop': lambda: _bare(mk(), x, digits.y, xt, digits.y_test)}, n)
+    fs = {k: lambda o=o: _fit_epoch(*o, mk()) for k,o in fs.items()} | {'bare loop': lambda: _bare_loop(mk(), *sets)}
+    return time_in_turn(f'an epoch of {model}, {len(digits.x):,} images', fs, n)
 
-# %% ../../nbs/91_bench.timing.ipynb #c8f7e397
+# %% ../../nbs/91_bench.timing.ipynb #053f48d9
 def recipe_row(
     digits:Digits, # from `get_digits`
     task:str, # '3v7' or 'full'
     recipe:str, # a name in `recipes[task]`
     seeds:range # one run each
-)->dict: # mean accuracy with deviation, lowest and highest; median seconds; parameters; each run's accuracy
+)->dict: # mean `accuracy` with `deviation`, `lowest` and `highest`; median `seconds`; `params`; `accuracies` of all runs
     "Accuracy and time of a recipe over seeds"
     runs = [run_recipe(digits, task, recipe, s) for s in seeds]
     accs = [r['accuracy'] for r in runs]
-    return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=stdev(accs) if len(accs)>1 else None, lowest=min(accs), highest=max(accs),
+    deviation = stdev(accs) if len(accs)>1 else None
+    return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=deviation, lowest=min(accs), highest=max(accs),
         n=len(accs), seconds=median(r['seconds'] for r in runs), params=runs[0]['params'], accuracies=accs)

@@ -11,42 +11,41 @@ from pathlib import Path
 from urllib import request
 from urllib.error import HTTPError
 
-from fastcore.basics import patch
-from safetensors.torch import save as st_save
 from tqdm.auto import tqdm
-from .cache import cache_lock, cache_file, read_cache
+from .cache import cache_lock, cache_file, read_cache, write_cache
 from .idx import DataError, Digits, idx_shape, idx_tensor
-from ..files import crc32, write_files
 
 # %% ../../nbs/12_data.download.ipynb #d2670646
 mirrors = ['https://ossci-datasets.s3.amazonaws.com/mnist/', 'https://storage.googleapis.com/cvdf-datasets/mnist/',
     'https://raw.githubusercontent.com/fgnt/mnist/master/']
-_files = { # MD5 sum of the unpacked bytes, how many, axes
+_mnist_files = { # MD5 sum of the unpacked bytes, how many, axes
     'train-images-idx3-ubyte': ('6bbc9ace898e44ae57da46a324031adb', 47040016, 3),
     'train-labels-idx1-ubyte': ('a25bea736e30d166cdddb491f175f624', 60008, 1),
     't10k-images-idx3-ubyte':  ('2646ac647ad5339dbf082846283269ea', 7840016, 3),
     't10k-labels-idx1-ubyte':  ('27ae3e4e09519cfbb04c329615203637', 10008, 1)}
 
 # %% ../../nbs/12_data.download.ipynb #0fce7806
-def _request(url, method='GET', timeout=10.): return request.urlopen(request.Request(url, headers={'User-Agent':'mnist_fast'}, method=method), timeout=timeout)
+def _request(url, method='GET', timeout=10.):
+    return request.urlopen(request.Request(url, headers={'User-Agent':'mnist_fast'}, method=method), timeout=timeout)
 
-def _answers(url, res, timeout):
+def _add_if_up(url, res, timeout):
+    "Add `url` to the set `res` if its server replies"
     try: _request(url, 'HEAD', timeout).close()
     except HTTPError: pass
     except Exception: return
     res.add(url)
 
 def _reachable(urls, timeout=4.):
-    "Those of `urls` that answered within `timeout` seconds, in order"
+    "Those of `urls` that replied within `timeout` seconds, in order"
     res,end = set(),time.monotonic()+timeout
-    ts = [threading.Thread(target=_answers, args=(u, res, timeout), daemon=True) for u in urls]
-    for t in ts: t.start()
-    for t in ts: t.join(max(0, end-time.monotonic()))
+    threads = [threading.Thread(target=_add_if_up, args=(u, res, timeout), daemon=True) for u in urls]
+    for t in threads: t.start()
+    for t in threads: t.join(max(0, end-time.monotonic()))
     return [u for u in urls if u in res]
 
 # %% ../../nbs/12_data.download.ipynb #298a8ad5
-def _get(url, end, limit=2**25):
-    "The bytes at `url`, at most `limit` of them, by the time `end`"
+def _read_url(url, end, limit=2**25):
+    "The bytes at `url`, at most `limit` of them, until the time `end`"
     with _request(url, timeout=max(.1, min(10, end-time.monotonic()))) as r:
         size,data = int(r.headers.get('Content-Length') or 0),bytearray()
         with tqdm(total=size, desc=url.rsplit('/',1)[1], unit='B', unit_scale=True, disable=None, leave=False) as bar:
@@ -58,24 +57,18 @@ def _get(url, end, limit=2**25):
     if len(data)<size: raise DataError(f'broke off after {len(data)} of {size} bytes')
     return bytes(data)
 
-def _get_idx(url, end):
-    "The checked tensor in the packed IDX file at `url`"
-    md5,size,ndim = _files[url.rsplit('/',1)[1].removesuffix('.gz')]
-    data = _get(url, end)
+# %% ../../nbs/12_data.download.ipynb #38071a5e
+def _read_idx_url(url, end):
+    "The tensor in the IDX file at `url`, if it is the official file"
+    md5,size,ndim = _mnist_files[url.rsplit('/',1)[1].removesuffix('.gz')]
+    data = _read_url(url, end)
     if data[:2]==b'\x1f\x8b': data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(size+1)
     if hashlib.md5(data, usedforsecurity=False).hexdigest()!=md5: raise DataError('is not the official file (its MD5 sum differs)')
     return idx_tensor(f := io.BytesIO(data), idx_shape(f, ndim))
 
-# %% ../../nbs/12_data.download.ipynb #f148cba5
-def _fetch(urls, timeout):
-    urls = [u.rstrip('/')+'/' for u in ([urls] if isinstance(urls, str) else urls)]
-    up,end = _reachable(urls, min(4, timeout)),time.monotonic()+timeout
-    if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or set MNIST_FAST_DATA to a folder that holds MNIST.")
-    return [_first(up, f'{f}.gz', end) for f in _files]
-
-# %% ../../nbs/12_data.download.ipynb #f7ceba84
+# %% ../../nbs/12_data.download.ipynb #4f6dd920
 def _with_deadline(end, f, *args):
-    "What `f` gives by the time `end`; where it takes longer, its thread is left behind"
+    "What `f` returns, if it returns before the time `end`; a thread that takes longer is left behind"
     res = Future()
     def run():
         try: res.set_result(f(*args))
@@ -84,16 +77,27 @@ def _with_deadline(end, f, *args):
     try: return res.result(max(0, end-time.monotonic()))
     except (TimeoutError, FutureTimeout): raise DataError('took too long') from None
 
-def _first(urls, name, end):
-    "The tensor in file `name` from the first of `urls` that gives a good one"
+# %% ../../nbs/12_data.download.ipynb #f7ceba84
+_set_folder = "set MNIST_FAST_DATA to a folder that holds MNIST."
+
+def _from_any(urls, name, end):
+    "The tensor in the file `name` from the first of `urls` that has a good one; those that fail go to the end of `urls`"
     why = []
     for left in range(len(urls), 0, -1):
         url,now = urls[0]+name,time.monotonic()
         until = now+(end-now)/left
-        try: return _with_deadline(until, _get_idx, url, until)
+        try: return _with_deadline(until, _read_idx_url, url, until)
         except Exception as e: why.append(f'{url} {e}')
         urls.append(urls.pop(0))
-    raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or set MNIST_FAST_DATA to a folder that holds MNIST.")
+    raise DataError(f"MNIST could not be downloaded: {'; '.join(why)}. Try again later, or {_set_folder}")
+
+# %% ../../nbs/12_data.download.ipynb #f148cba5
+def _download(urls, timeout):
+    "The four tensors of MNIST"
+    urls = [u.rstrip('/')+'/' for u in ([urls] if isinstance(urls, str) else urls)]
+    up,end = _reachable(urls, min(4, timeout)),time.monotonic()+timeout
+    if not up: raise DataError(f"No mirror of MNIST can be reached ({', '.join(urls)}). Check the network, or {_set_folder}")
+    return [_from_any(up, f'{f}.gz', end) for f in _mnist_files]
 
 # %% ../../nbs/12_data.download.ipynb #54fe87c0
 def download_mnist(
@@ -101,11 +105,10 @@ def download_mnist(
     path:Path|None=None, # cache file to write, by default `cache_file()`
     timeout:float=300. # seconds allowed in all
 )->Digits: # MNIST: 60,000 to train and 10,000 to test
-    "Fetch MNIST, check it and keep it in one file; raises `DataError` and leaves the cache as it was where that fails"
+    "Fetch MNIST, check it and keep it in one file; raises `DataError` and leaves the cache as it was if that fails"
     path = Path(path or cache_file())
     with cache_lock(path, 'MNIST', timeout):
         with suppress(DataError):
             if d := read_cache(path): return d
-        d = _fetch(urls or mirrors, timeout)
-        write_files(path.parent, {path.name: st_save(dict(zip(Digits._fields, d)), dict(crc32=crc32(d)))})
+        write_cache(_download(urls or mirrors, timeout), path)
     return read_cache(path)

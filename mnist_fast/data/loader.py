@@ -4,7 +4,6 @@
 __all__ = ['TensorDS', 'TensorDL', 'three_seven_dls', 'mnist_dls']
 
 # %% ../../nbs/14_data.loader.ipynb #6a9d3f28
-import math
 from copy import copy
 from types import MethodType
 
@@ -15,10 +14,19 @@ from sklearn.model_selection import train_test_split
 from .idx import DataError, Digits, check_digits, is_large
 from .source import get_digits, show_digits
 
+# %% ../../nbs/14_data.loader.ipynb #8180ae21
+def _check_items(x, y):
+    if y is not None and len(x)!=len(y): raise ValueError(f"There are {len(x)} images but {len(y)} labels. Give one label an image.")
+    if x.dtype!=torch.uint8 and not (x.is_floating_point() and 0<=x.min() and x.max()<=1):
+        raise ValueError(f"Images are {x.dtype} from {x.min()} to {x.max()}. Give uint8 from 0 to 255 or floats from 0 to 1.")
+
 # %% ../../nbs/14_data.loader.ipynb #9b52e19f
-class _Rows:
-    "Rows of a tensor that stays where it is"
-    def __init__(self, x, idxs): self.x,self.idxs,self.dtype,self.device,self.shape = x,idxs,x.dtype,x.device,torch.Size([len(idxs),*x.shape[1:]])
+class _RowsView:
+    "Some rows of a tensor, without a copy of them"
+    def __init__(self, x, idxs):
+        self.x,self.idxs,self.dtype,self.device = x,idxs,x.dtype,x.device
+        self.shape = torch.Size([len(idxs),*x.shape[1:]])
+
     def __len__(self): return len(self.idxs)
     def __getitem__(self, i): return self.x[self.idxs[i]]
     def index_select(self, dim, i): return self.x.index_select(dim, self.idxs[i])
@@ -36,19 +44,17 @@ class _Rows:
 class TensorDS:
     "Images and labels: index it with a position, a slice or a tensor of positions"
     def __init__(self,
-        x:Tensor, # images, uint8 0 to 255 or floats 0 to 1, the first axis being the item
+        x:Tensor, # images, uint8 0 to 255 or floats 0 to 1; the first axis is the item
         y:Tensor|None=None, # labels, as many as images
-        idxs:Tensor|None=None # positions of the items to take, by default all; of more than 64 MB none is copied
+        idxs:Tensor|None=None # positions of the items to take, by default all; a large part is not copied
     ):
         if not len(x): raise ValueError("There are no images. Give at least one.")
-        x = x if isinstance(x, (Tensor,_Rows)) else tensor(np.stack([np.asarray(o) for o in x]))
-        if y is not None and len(x)!=len(y): raise ValueError(f"There are {len(x)} images but {len(y)} labels. Give one label an image.")
-        if x.dtype!=torch.uint8 and not (x.is_floating_point() and 0<=x.min() and x.max()<=1):
-            raise ValueError(f"Images are {x.dtype} from {x.min()} to {x.max()}. Give uint8 from 0 to 255 or floats from 0 to 1.")
+        x = x if isinstance(x, (Tensor,_RowsView)) else tensor(np.stack([np.asarray(o) for o in x]))
+        _check_items(x, y)
         self.x,self.y = x,y if y is None or isinstance(y, Tensor) else tensor(y)
-        if idxs is not None:
-            self.x = x[idxs] if not is_large(len(idxs)*x[0].nbytes) else _Rows(x, idxs)
-            if y is not None: self.y = self.y[idxs]
+        if idxs is None: return
+        self.x = _RowsView(x, idxs) if is_large(len(idxs)*x[0].nbytes) else x[idxs]
+        if y is not None: self.y = self.y[idxs]
 
     def __len__(self): return len(self.x)
     def __getitem__(self, i):
@@ -56,12 +62,6 @@ class TensorDS:
         res = [o.index_select(0, i) if many else o[i] for o in (self.x,self.y) if o is not None]
         if res[0].dtype==torch.uint8: res[0] = res[0].float().div_(255)
         return tuple(res)
-
-    def to(self, device):
-        "The same items on `device`"
-        res = copy(self)
-        res.x,res.y = self.x.to(device),None if self.y is None else self.y.to(device)
-        return res
 
 # %% ../../nbs/14_data.loader.ipynb #a5553f84
 class TensorDL(DataLoader):
@@ -77,41 +77,66 @@ class TensorDL(DataLoader):
         vocab:list|None=None, # names of the labels 0, 1, ...
         **kwargs # for fastai's `DataLoader`
     ):
-        if not isinstance(bs, (int,np.integer)) or isinstance(bs, bool) or bs<1: raise ValueError(f"The batch size is {bs!r}. Give a whole number of 1 or more.")
+        if not isinstance(bs, (int,np.integer)) or isinstance(bs, bool) or bs<1:
+            raise ValueError(f"The batch size is {bs!r}. Give a whole number of 1 or more.")
         ds = x if isinstance(x, TensorDS) else TensorDS(x, y)
         super().__init__(ds, bs=bs, shuffle=shuffle, drop_last=drop_last, **kwargs)
         self.seed,self.vocab,self.n_inp = seed,vocab,1
         self.gen = None if seed is None else torch.Generator().manual_seed(seed)
         self.to(device or ds.x.device)
 
-    def to(self, device):
-        "Move the tensors, all of them at once, to `device`"
-        self.dataset,self.device = self.dataset.to(device),device
+# %% ../../nbs/14_data.loader.ipynb #922a7b0d
+@patch
+def to(self:TensorDS,
+    device:str|torch.device # where the tensors go
+)->TensorDS:
+    "The same items on `device`"
+    res = copy(self)
+    res.x,res.y = self.x.to(device),None if self.y is None else self.y.to(device)
+    return res
 
-    def get_idxs(self):
-        "The order of the next pass"
-        return torch.randperm(self.n, generator=self.gen) if self.shuffle else torch.arange(self.n)
+@patch
+def to(self:TensorDL,
+    device:str|torch.device # where the tensors go, all of them at once
+):
+    "Move the tensors to `device`"
+    self.dataset,self.device = self.dataset.to(device),device
 
-    def __iter__(self):
-        self.before_iter()
-        idxs = torch.as_tensor(self.get_idxs(), device=self.device)
-        for i in range(len(self)): yield self.after_batch(self.dataset[idxs[i*self.bs:(i+1)*self.bs]])
-        self.after_iter()
+# %% ../../nbs/14_data.loader.ipynb #00c83e1e
+@patch
+def get_idxs(self:TensorDL)->Tensor: # positions of all items
+    "The order of the next pass"
+    return torch.randperm(self.n, generator=self.gen) if self.shuffle else torch.arange(self.n)
 
-    def one_batch(self):
-        "The first batch of the next pass, which goes as if nobody had looked"
-        if not len(self): raise ValueError(f"There is no full batch of {self.bs} in {self.n} items. Use a smaller `bs` or drop_last=False.")
-        device,state = torch.device(self.device),self.gen and self.gen.get_state()
-        with torch.random.fork_rng([device] if device.type=='cuda' else []):
-            try: return first(self)
-            finally:
-                if self.gen: self.gen.set_state(state)
+@patch
+def __iter__(self:TensorDL):
+    self.before_iter()
+    idxs = torch.as_tensor(self.get_idxs(), device=self.device)
+    for i in range(len(self)): yield self.after_batch(self.dataset[idxs[i*self.bs:(i+1)*self.bs]])
+    self.after_iter()
 
-    def new(self, x=None, y=None, **kwargs):
-        "A loader like this one, with other tensors or settings"
-        cur = {k: getattr(self, k) for k in 'bs shuffle drop_last device seed vocab'.split()}
-        cur |= {k: o for k in self._methods if not isinstance(o := getattr(self, k), MethodType)}
-        return type(self)(self.dataset if x is None else x, y, **merge(cur, kwargs))
+# %% ../../nbs/14_data.loader.ipynb #fa9a3b06
+@patch
+def new(self:TensorDL,
+    x:Tensor|TensorDS|None=None, # images, by default the same items
+    y:Tensor|None=None, # labels
+    **kwargs # settings that change, as for `TensorDL`
+)->TensorDL:
+    "A loader like this one, with other tensors or settings"
+    cur = {k: getattr(self, k) for k in 'bs shuffle drop_last device seed vocab'.split()}
+    cur |= {k: o for k in self._methods if not isinstance(o := getattr(self, k), MethodType)}
+    return type(self)(self.dataset if x is None else x, y, **merge(cur, kwargs))
+
+# %% ../../nbs/14_data.loader.ipynb #4612a18e
+@patch
+def one_batch(self:TensorDL)->tuple: # images, and labels if there are any
+    "The first batch of the next pass, without any effect on that pass"
+    if not len(self): raise ValueError(f"There is no full batch of {self.bs} in {self.n} items. Use a smaller `bs` or drop_last=False.")
+    device,state = torch.device(self.device),self.gen and self.gen.get_state()
+    with torch.random.fork_rng([device] if device.type=='cuda' else []):
+        try: return first(self)
+        finally:
+            if self.gen: self.gen.set_state(state)
 
 # %% ../../nbs/14_data.loader.ipynb #80d37053
 @patch
@@ -135,7 +160,7 @@ def show_results(self:TensorDL,
     max_n:int=9, # most images to draw
     **kwargs # for `show_digits`
 ):
-    "Draw the images of a batch, titled with label and prediction"
+    "Draw the images of a batch, titled with the actual and the predicted label"
     titles = [f'{t} / {p}' for t,p in zip(self._titles(b[1][:max_n]), self._titles(out[:max_n]))]
     self.show_batch(b, max_n, titles, **kwargs)
 
@@ -149,28 +174,31 @@ def decode_batch(self:TensorDL,
     return L(zip(b[0][:max_n].cpu(), *(self._titles(o[:max_n]) for o in b[1:])))
 
 # %% ../../nbs/14_data.loader.ipynb #96c9bd28
-def _pick(x, y, classes, name):
+def _class_idxs(x, y, classes, name):
     "Positions of the items of `classes`, all of which must be there"
     check_digits(x, y, name)
     if absent := set(classes)-set(y.unique().tolist()): raise DataError(f"{name}: no digit {min(absent)}. Use a whole set of digits.")
     return torch.isin(y, tensor(list(classes), dtype=y.dtype)).nonzero()[:,0]
 
-def _split(y, idxs, valid, seed):
+def _stratified_split(y, idxs, valid, seed):
+    "The positions `idxs` in two parts, with the same share of each digit"
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give 'test' or a fraction between 0 and 1.")
     try: parts = train_test_split(idxs.numpy(), test_size=valid, stratify=y[idxs], random_state=seed or 0)
-    except ValueError as e: raise ValueError(f"{len(idxs)} items cannot be split by valid={valid}. {e}. Give another fraction, or 'test'.") from None
+    except ValueError as e:
+        raise ValueError(f"{len(idxs)} items cannot be split by valid={valid}. {e}. Give another fraction, or 'test'.") from None
     return [torch.from_numpy(o) for o in parts]
 
 # %% ../../nbs/14_data.loader.ipynb #5a4fdcbd
 def _digit_dls(source, classes, prep, vocab, bs, valid, shuffle, drop_last, seed, device):
+    "Loaders of the items of `classes`, made into images and labels by `prep`"
     d = get_digits(source)
-    train = _pick(d.x, d.y, classes, f'{d.source}, training set')
-    test = _pick(d.x_test, d.y_test, classes, f'{d.source}, test set')
-    parts = [train] if valid=='test' else _split(d.y, train, valid, seed)
+    train = _class_idxs(d.x, d.y, classes, f'{d.source}, training set')
+    test = _class_idxs(d.x_test, d.y_test, classes, f'{d.source}, test set')
+    parts = [train] if valid=='test' else _stratified_split(d.y, train, valid, seed)
     sets = [*((*prep(d.x, d.y.long()), o) for o in parts),(*prep(d.x_test, d.y_test.long()), test)]
     mk = partial(TensorDL, bs=bs, device=device or default_device(), vocab=CategoryMap(vocab, sort=False))
-    how = [dict(shuffle=shuffle, drop_last=drop_last, seed=seed),{},{}]
-    loaders = [mk(TensorDS(x, y, None if len(o)==len(x) else o), **kw) for (x,y,o),kw in zip(sets, how)]
+    settings = [dict(shuffle=shuffle, drop_last=drop_last, seed=seed),{},{}]
+    loaders = [mk(TensorDS(x, y, None if len(o)==len(x) else o), **kw) for (x,y,o),kw in zip(sets, settings)]
     dls = DataLoaders(*loaders, device=loaders[0].device)
     dls.source,dls.test = d.source,loaders[-1]
     return dls
@@ -189,6 +217,7 @@ def three_seven_dls(
     prep = lambda x,y: (x.reshape(-1,784), (y==3).long()[:,None])
     return _digit_dls(source, (3,7), prep, ['7','3'], bs, valid, shuffle, drop_last, seed, device)
 
+# %% ../../nbs/14_data.loader.ipynb #b9954aee
 def mnist_dls(
     source:str|Path|Digits='auto', # as for `get_digits`
     bs:int=256, # items in a batch

@@ -10,83 +10,114 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-# %% ../../nbs/70_inference.image.ipynb #4ac5836c
-def _on(image, paper):
-    "Floats 0 to 1 of `image` laid on `paper`"
+# %% ../../nbs/70_inference.image.ipynb #13a29727
+def _on_paper(image, paper):
+    "Floats 0 to 1 of `image`, transparent parts in the colour `paper`"
     if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, paper), image.convert('RGBA'))
     return np.asarray(image.convert('L'))/255
+
+def _scaled(x):
+    "Floats or integers of any range, scaled to 0 to 1"
+    if not np.isfinite(x).all(): raise ValueError("some pixels are not numbers")
+    low = min(x.min(), 0)
+    return (x-low)/max(x.max()-low, 1e-9)
 
 def _pixels(image):
     "Floats 0 to 1, `[H,W]`, of a PIL image"
     if 0 in image.size: raise ValueError("it has no pixels")
     image = ImageOps.exif_transpose(image)
-    if image.mode[0] in 'IF':
-        x = np.asarray(image, dtype=float)
-        if not np.isfinite(x).all(): raise ValueError("some pixels are not numbers")
-        return (x-min(x.min(), 0))/max(x.max()-min(x.min(), 0), 1e-9)
-    x = _on(image, 'white')
-    return x if np.ptp(x)>=.1 else _on(image, 'black')
+    if image.mode[0] in 'IF': return _scaled(np.asarray(image, dtype=float))
+    x = _on_paper(image, 'white')
+    return x if np.ptp(x)>=.1 else _on_paper(image, 'black')
+
+# %% ../../nbs/70_inference.image.ipynb #0279aefc
+def _unreadable(image, e):
+    "The one error for all that Pillow can't read"
+    name = 'The image' if isinstance(image, Image.Image) else f'{len(image)} bytes' if isinstance(image, bytes) else image
+    why = 'of an unknown kind' if isinstance(e, UnidentifiedImageError) else (getattr(e, 'strerror', None) or str(e) or type(e).__name__).strip('. ')
+    return ValueError(f"{name}: not a picture that can be read ({why}). Give a PNG, JPEG or the like.")
 
 def _read(image):
-    "A PIL image, path or bytes as floats 0 to 1; whatever Pillow raises becomes one `ValueError`"
+    "Floats 0 to 1, `[H,W]`, of a PIL image, a path or a file's bytes"
     try:
         if isinstance(image, Image.Image): return _pixels(image)
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as im: return _pixels(im)
-    except Exception as e:
-        name = 'The image' if isinstance(image, Image.Image) else f'{len(image)} bytes' if isinstance(image, bytes) else image
-        why = 'of no kind that is known' if isinstance(e, UnidentifiedImageError) else (getattr(e, 'strerror', None) or str(e) or type(e).__name__).strip('. ')
-        raise ValueError(f"{name}: not a picture that can be read ({why}). Give a PNG, JPEG or the like.") from None
+    except Exception as e: raise _unreadable(image, e) from None
 
 # %% ../../nbs/70_inference.image.ipynb #4a2980ea
-def _from_array(x):
+def _numbers(x):
+    "A NumPy array of numbers, from an array, a tensor or nested lists"
     try:
         if isinstance(x, Tensor): x = (x.detach().float() if x.is_floating_point() else x).cpu()
         x = np.asarray(x)
     except Exception as e: raise ValueError(f"A {type(x).__name__} that is not one picture ({e}). Give an array of numbers, bytes or a path.") from None
     if x.dtype.kind not in 'biuf': raise ValueError(f"{x.dtype} is no type for a picture. Give integers 0 to 255 or floats 0 to 1.")
+    return x.astype(float) if x.dtype==bool else x
+
+def _channels_last(x):
+    "`[H,W]`, or `[H,W,3]` or `[H,W,4]`, from one picture of any usual shape"
     if x.shape in ((784,),(1,784)): x = x.reshape(28,28)
     if x.ndim==3 and x.shape[0] in (1,3,4) and x.shape[2] not in (3,4): x = x.transpose(1,2,0)
     if x.ndim==3 and x.shape[2]==1: x = x[...,0]
     if not (x.ndim==2 or x.ndim==3 and x.shape[2] in (3,4)) or 0 in x.shape:
         raise ValueError(f"An array of shape {x.shape} is not one picture. Give (H,W), (H,W,3), (1,H,W) or (784,).")
-    if x.dtype==bool: x = x.astype(float)
+    return x
+
+# %% ../../nbs/70_inference.image.ipynb #eed59c24
+def _from_array(x):
+    "A PIL image of an array, a tensor or nested lists"
+    x = _channels_last(_numbers(x))
     top = 255 if x.dtype.kind in 'iu' else 1
     if not (x.min()>=0 and x.max()<=top): raise ValueError(f"Pixels go from {x.min()} to {x.max()}. Give integers 0 to 255 or floats 0 to 1.")
     return Image.fromarray((x*(255/top)).round().astype(np.uint8))
 
-# %% ../../nbs/70_inference.image.ipynb #ab35e10c
-def _box(ink):
-    rows,cols = (np.flatnonzero(ink.any(a)) for a in (1,0))
-    return rows[0],rows[-1]+1,cols[0],cols[-1]+1
-
-def _off(ink): return [14-(ink.sum(1-a)*np.arange(ink.shape[a])).sum()/ink.sum() for a in (0,1)]
-
-def _is_framed(x):
-    if x.shape!=(28,28) or x.max()<.1: return False
-    t,b,l,r = _box(x>0)
-    return max(b-t, r-l) in (19,20) and max(map(abs, _off(x)))<.55
-
-# %% ../../nbs/70_inference.image.ipynb #4ef4fdc1
+# %% ../../nbs/70_inference.image.ipynb #2c5bc4bf
 def _ink(x):
+    "How much each pixel differs from the paper, 0 to 1"
     paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
     ink = np.abs(x-paper)
     if ink.max()<.1: raise ValueError("There is no digit in the picture: it is of one colour. Give one with ink on paper.")
     ink = ink/ink.max()
     return np.where(ink<.15, 0, ink)
 
-def digit_image(
-    image:str|Path|bytes|Image.Image|np.ndarray|Tensor, # path, a file's bytes, PIL image, array or tensor of one picture
-)->Tensor: # float32 `[28,28]`, 0 to 1
-    "A picture of one digit, dark on light or light on dark, framed as MNIST frames it"
-    x = _read(image if isinstance(image, (str,Path,bytes,Image.Image)) else _from_array(image))
-    if _is_framed(x): return torch.tensor(x, dtype=torch.float32)
-    ink = _ink(x)
-    t,b,l,r = _box(ink>0)
+# %% ../../nbs/70_inference.image.ipynb #ab35e10c
+def _bounding_box(ink):
+    "First row, last row + 1, first column, last column + 1"
+    rows,cols = (np.flatnonzero(ink.any(a)) for a in (1,0))
+    return rows[0],rows[-1]+1,cols[0],cols[-1]+1
+
+def _shift_to_center(ink):
+    "Rows and columns by which the centre of mass is short of the middle, 14"
+    return [14-(ink.sum(1-a)*np.arange(ink.shape[a])).sum()/ink.sum() for a in (0,1)]
+
+# %% ../../nbs/70_inference.image.ipynb #bda453b8
+def _is_framed(x):
+    if x.shape!=(28,28) or x.max()<.1: return False
+    t,b,l,r = _bounding_box(x>0)
+    return max(b-t, r-l) in (19,20) and max(map(abs, _shift_to_center(x)))<.55
+
+def _fit_in_20(ink):
+    "The bounding box of the ink, its longer side scaled to 20 pixels"
+    t,b,l,r = _bounding_box(ink>0)
     scale = 20/max(b-t, r-l)
     size = [max(1, round((r-l)*scale)),max(1, round((b-t)*scale))]
     small = np.asarray(Image.fromarray(ink[t:b,l:r].astype(np.float32)).resize(size, Image.Resampling.LANCZOS)).clip(0, 1)
     if small.max()<.01: raise ValueError("There is no digit in the picture: only specks. Give one digit, near and alone.")
+    return small/small.max()
+
+def _centered(small):
+    "28 by 28 pixels with the centre of mass in the middle, as far as the digit stays inside"
+    h,w = small.shape
     res = np.zeros((28,28))
-    res[4:4+size[1],4:4+size[0]] = small/small.max()
-    shift = [min(max(round(o), -4), 24-n) for o,n in zip(_off(res), small.shape)]
-    return torch.tensor(np.roll(res, shift, (0,1)), dtype=torch.float32)
+    res[4:4+h,4:4+w] = small
+    shift = [min(max(round(o), -4), 24-n) for o,n in zip(_shift_to_center(res), small.shape)]
+    return np.roll(res, shift, (0,1))
+
+# %% ../../nbs/70_inference.image.ipynb #a3385190
+def digit_image(
+    image:str|Path|bytes|Image.Image|np.ndarray|Tensor, # path, a file's bytes, PIL image, array or tensor of one picture
+)->Tensor: # float32 `[28,28]`, 0 to 1
+    "A picture of one digit, dark on light or light on dark, framed as MNIST frames it; `ValueError` where there is none"
+    x = _read(image if isinstance(image, (str,Path,bytes,Image.Image)) else _from_array(image))
+    if not _is_framed(x): x = _centered(_fit_in_20(_ink(x)))
+    return torch.tensor(x, dtype=torch.float32)

@@ -14,161 +14,159 @@ from .state import *
 
 # %% ../../nbs/82_run.checkpoint.ipynb #9bc93040
 class Checkpoint(Callback):
-    "Keep the whole state of a fit in a folder, so that a fit that was stopped at any moment goes on and ends with the same bits"
+    "Save the whole state of a fit in a folder from time to time, so that a fit that was stopped can resume and ends with the same bits"
     order = 90
     def __init__(self,
-        folder:str|Path, # for the checkpoints alone; made if need be
-        every:int|None=None, # batches from one checkpoint to the next
-        seconds:float=60., # seconds at least from one to the next, where `every` is not given
-        keep:int=2, # how many of the last ones stay
-        resume:bool=False # go on from the newest one that is whole, if there is any?
+        folder:str|Path, # for checkpoints and nothing else; made if need be
+        every:int|None=None, # batches between two checkpoints
+        seconds:float=60., # least time between two checkpoints, if `every` is not given
+        keep:int=2, # number of newest checkpoints that stay
+        resume:bool=False # resume from the newest checkpoint that is not damaged, if there is one?
     ):
         if every is not None and every<1 or keep<1: raise ValueError(f"every is {every} and keep is {keep}. Give 1 or more.")
         store_attr(but='folder')
-        self.folder,self.fits,self.at,self.saved = Path(folder),0,(0,0,0),None
+        self.folder,self.n_fits,self.position,self.saved = Path(folder),0,(0,0,0),None
 
-    def before_fit(self):
-        "Stand by at each epoch"
-        self.learn._with_events = self._wrap_epoch
+    def before_fit(self): self.learn._with_events = self._wrap_epoch
+    def after_fit(self): vars(self.learn).pop('_with_events', None)
+    def before_train(self): self.pass_start = self._rng_state()
 
-    def after_fit(self):
-        "Stand aside"
-        vars(self.learn).pop('_with_events', None)
+# %% ../../nbs/82_run.checkpoint.ipynb #aca7e19b
+@patch
+def after_batch(self:Checkpoint):
+    if self.training and self._is_due(): self._save(self.epoch, self.iter+1)
 
-    def before_train(self):
-        "Note the random numbers of this pass"
-        self.start = self._rng_state()
+@patch
+def after_epoch(self:Checkpoint):
+    is_last = self.epoch+1==self.n_epoch
+    if self.train_iter and (is_last or not self.every and self._is_due()): self._save(self.epoch+1, 0)
 
-    def after_batch(self):
-        "Keep a checkpoint if it is time"
-        if self.training and self._due(): self._save(self.epoch, self.iter+1)
-
-    def after_epoch(self):
-        "Keep a checkpoint if it is time, and at the end"
-        if self.train_iter and (self.epoch+1==self.n_epoch or not self.every and self._due()): self._save(self.epoch+1, 0)
+@patch
+def _is_due(self:Checkpoint):
+    if self.every: return self.train_iter%self.every==0
+    due = time.monotonic()-self.last_save>=self.seconds
+    if num_distrib()<2: return due
+    due = torch.tensor(due, dtype=torch.int, device=self.dls.device)
+    torch.distributed.broadcast(due, 0)
+    return due.item()
 
 # %% ../../nbs/82_run.checkpoint.ipynb #a6e9e986
 @patch
-def _found(self:Checkpoint): return sorted(self.folder.glob('checkpoint-*.safetensors'), reverse=True)
+def _files(self:Checkpoint): return sorted(self.folder.glob('checkpoint-*.safetensors'), reverse=True)
 
 @patch
-def _begin(self:Checkpoint):
-    "A fit begins: find where to go on"
-    self.fits,self.then = self.fits+1,time.monotonic()
-    if self.fits==1:
+def _start_fit(self:Checkpoint):
+    self.n_fits,self.last_save = self.n_fits+1,time.monotonic()
+    if self.n_fits==1:
         if not rank_distrib(): [o.unlink() for o in self.folder.glob('.checkpoint-*')]
-        found = self._found()
-        if found and not self.resume: raise ValueError(f"{self.folder}: there are checkpoints of another run. Give resume=True to go on from them, or choose another folder.")
-        if found: self._choose(found)
-    if self.saved and self.at[0]==self.fits: self._check()
+        files = self._files()
+        if files and not self.resume: raise ValueError(f"{self.folder}: there are checkpoints of another run. "
+            "Give resume=True to resume from them, or choose another folder.")
+        if files: self._load_newest(files)
+    if self.saved and self.position[0]==self.n_fits: self._check_fit()
 
 @patch
-def _choose(self:Checkpoint, found):
-    "The newest that is whole"
-    for path in found:
-        try: self.saved,self.file = load_state(path),path
+def _load_newest(self:Checkpoint, files):
+    for path in files:
+        try: self.saved,self.loaded_from = load_state(path),path
         except ValueError as e:
-            if path==found[-1]: raise
-            warn(f"{e} Going on from the one before.")
+            if path==files[-1]: raise
+            warn(f"{e} Resuming from the one before.")
             continue
-        self.at = self.saved['at']
+        self.position = self.saved['position']
         return
 
 # %% ../../nbs/82_run.checkpoint.ipynb #11e89797
 @patch
-def _about(self:Checkpoint):
+def _describe_fit(self:Checkpoint):
     shapes = {k: tuple(o.shape) for k,o in self.model.state_dict().items()}
-    return dict(mnist_fast=__version__, torch=torch.__version__, processes=num_distrib() or 1, epochs=self.n_epoch, batches=len(self.dls.train),
-        optimizer=type(self.opt).__name__, groups=len(self.opt.hypers), **{'model of': type(self.model).__name__}, weights=shapes)
+    return dict(mnist_fast=__version__, torch=torch.__version__, processes=num_distrib() or 1, epochs=self.n_epoch,
+        batches=len(self.dls.train), optimizer=type(self.opt).__name__, groups=len(self.opt.hypers),
+        **{'type of the model': type(self.model).__name__}, weights=shapes)
 
 @patch
-def _check(self:Checkpoint):
-    old,new = self.saved['about'],self._about()
+def _check_fit(self:Checkpoint):
+    old,new = self.saved['fit'],self._describe_fit()
     for k in new:
         a,b = old.get(k),new[k]
         if a==b: continue
-        if k=='weights': k,(a,b) = next((f'the shape of {n}',(a.get(n),b.get(n))) for n in {**b,**a} if a.get(n)!=b.get(n))
-        raise ValueError(f"{self.file}: {k} was {a} there, and is {b} here. Go on with what it was made with, or begin anew in another folder.")
+        if k=='weights': k,(a,b) = next((f'shape of {n}',(a.get(n),b.get(n))) for n in {**b,**a} if a.get(n)!=b.get(n))
+        raise ValueError(f"{self.loaded_from}: {k} was {a} there, and is {b} here. "
+            "Resume with the settings that the checkpoint was made with, or start again in another folder.")
 
 # %% ../../nbs/82_run.checkpoint.ipynb #4c49e5a4
 @patch
-def _wrap_epoch(self:Checkpoint, f, part, *args):
-    "In the place of the Learner's `_with_events`"
-    go = partial(type(self.learn)._with_events, self.learn, f, part, *args)
-    if part!='epoch': return go()
-    if self.epoch==0: self._begin()
-    here = (self.fits,self.epoch)
-    if here==self.at[:2] and self.at[2]: self.learn.all_batches = self._rest
-    if here>=self.at[:2]: return go()
-    if (self.fits,self.epoch+1,0)==self.at: self._restore()
+def _wrap_epoch(self:Checkpoint, f, event_type, *args):
+    "Replaces `Learner._with_events`: skips the epochs that are done, and restores the saved state after the last of them"
+    run = partial(type(self.learn)._with_events, self.learn, f, event_type, *args)
+    if event_type!='epoch': return run()
+    if self.epoch==0: self._start_fit()
+    now,n_done = (self.n_fits,self.epoch),self.position[2]
+    if now==self.position[:2] and n_done: self.learn.all_batches = self._rest_of_pass
+    if now>=self.position[:2]: return run()
+    if (self.n_fits,self.epoch+1,0)==self.position: self._restore()
 
 @patch
-def _rest(self:Checkpoint):
-    "In the place of the Learner's `all_batches`"
+def _rest_of_pass(self:Checkpoint):
+    "Replaces `Learner.all_batches` once: the same pass through the loader, without the batches that are done"
     del self.learn.all_batches
-    own = self._restore()
-    self.start = own['start']
-    self._set_rng_state(self.start)
+    mine = self._restore()
+    self.pass_start = mine['pass_start']
+    self._set_rng_state(self.pass_start)
     self.learn.n_iter = len(self.dl)
     batches = enumerate(self.dl)
-    for _ in range(self.at[2]): next(batches)
-    self._set_rng_state(own['rng'])
+    for _ in range(self.position[2]): next(batches)
+    self._set_rng_state(mine['rng'])
     for o in batches: self.learn.one_batch(*o)
 
 # %% ../../nbs/82_run.checkpoint.ipynb #41c9ccb9
-_counts = 'epoch iter train_iter pct_train loss smooth_loss final_record'.split()
+_progress = 'epoch iter train_iter pct_train loss smooth_loss final_record'.split()
 
-def _gather(o):
-    "The `o` of each process, for the first one"
+def _gather_ranks(o):
+    "A list with the `o` of each process, in the first one; `None` in the others"
     if num_distrib()<2: return [o]
     res = None if rank_distrib() else [None]*num_distrib()
     torch.distributed.gather_object(o, res)
     return res
 
 @patch
-def _rng_state(self:Checkpoint): return dict(shared=rng_state(), loaders=[[gen_state(s) for s in generators(o)] for o in (self.learn.dl, *self.dls.loaders)])
+def _rng_state(self:Checkpoint): return dict(shared=rng_state(), loaders=[dl_rng_state(o) for o in (self.learn.dl, *self.dls.loaders)])
 
 @patch
 def _set_rng_state(self:Checkpoint, state):
     set_rng_state(state['shared'])
-    now = self.learn.dl if self.at[2] else self.dls.valid
-    for o,states in zip((now, *self.dls.loaders), state['loaders']):
-        for s,st in zip(generators(o), states): set_gen_state(s, st)
+    dl = self.learn.dl if self.position[2] else self.dls.valid
+    for o,states in zip((dl, *self.dls.loaders), state['loaders']): set_dl_rng_state(o, states)
 
 # %% ../../nbs/82_run.checkpoint.ipynb #689faf84
 @patch
-def _save(self:Checkpoint, epoch, batch):
-    cbs = {cb.name: cb_state(cb) for cb in self.learn.cbs if cb is not self}
-    counts = {k: getattr(self.learn, k) for k in _counts if k in vars(self.learn)}
-    own = _gather(dict(start=self.start, rng=self._rng_state(), cbs=cbs, metrics=[cb_state(o) for o in self.learn.metrics], counts=counts))
-    grads = {k: p.grad for k,p in self.model.named_parameters() if p.grad is not None and p.grad.any()}
-    at = (self.fits,epoch,batch)
-    state = dict(about=self._about(), at=at, model=self.model.state_dict(), opt=self.opt.state_dict(), grads=grads, own=own)
-    if not rank_distrib():
-        save_state(self.folder/'checkpoint-{:02}-{:05}-{:07}.safetensors'.format(*at), state)
-        for o in self._found()[self.keep:]: o.unlink()
-    self.then = time.monotonic()
+def _rank_state(self:Checkpoint):
+    return dict(pass_start=self.pass_start, rng=self._rng_state(), cbs={cb.name: cb_state(cb) for cb in self.learn.cbs if cb is not self},
+        metrics=[cb_state(o) for o in self.learn.metrics], progress={k: getattr(self.learn, k) for k in _progress if k in vars(self.learn)})
 
 @patch
-def _due(self:Checkpoint):
-    if self.every: return self.train_iter%self.every==0
-    due = time.monotonic()-self.then>=self.seconds
-    if num_distrib()<2: return due
-    due = torch.tensor(due, dtype=torch.int, device=self.dls.device)
-    torch.distributed.broadcast(due, 0)
-    return due.item()
+def _save(self:Checkpoint, epoch, n_batches):
+    ranks,position = _gather_ranks(self._rank_state()),(self.n_fits,epoch,n_batches)
+    grads = {k: p.grad for k,p in self.model.named_parameters() if p.grad is not None and p.grad.any()}
+    state = dict(fit=self._describe_fit(), position=position, ranks=ranks,
+        model=self.model.state_dict(), opt=self.opt.state_dict(), grads=grads)
+    if not rank_distrib():
+        save_state(self.folder/'checkpoint-{:02}-{:05}-{:07}.safetensors'.format(*position), state)
+        for o in self._files()[self.keep:]: o.unlink()
+    self.last_save = time.monotonic()
 
 # %% ../../nbs/82_run.checkpoint.ipynb #a119b497
 @patch
 def _restore(self:Checkpoint):
+    "Set everything to the saved state, and return the part of this process"
     saved,self.saved = self.saved,None
-    own = saved['own'][rank_distrib()]
+    mine = saved['ranks'][rank_distrib()]
     self.model.load_state_dict(saved['model'])
     self.opt.load_state_dict(saved['opt'])
     for k,p in self.model.named_parameters(): p.grad = saved['grads'].get(k)
     for cb in self.learn.cbs:
-        if cb.name in own['cbs']: load_cb_state(cb, own['cbs'][cb.name])
-    for o,memory in zip(self.learn.metrics, own['metrics']): load_cb_state(o, memory)
-    for k,v in own['counts'].items(): setattr(self.learn, k, v)
-    self._set_rng_state(own['rng'])
-    return own
+        if cb.name in mine['cbs']: load_cb_state(cb, mine['cbs'][cb.name])
+    for o,state in zip(self.learn.metrics, mine['metrics']): load_cb_state(o, state)
+    for k,v in mine['progress'].items(): setattr(self.learn, k, v)
+    self._set_rng_state(mine['rng'])
+    return mine

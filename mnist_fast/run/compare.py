@@ -21,7 +21,7 @@ from ..stats import holm, mcnemar, wilson
 def _load_runs(runs, digits):
     if isinstance(runs, (str,Path)) or len(runs:=list(runs))<2: raise ValueError(f"{runs!r}: not two runs. Give a list of two or more folders.")
     get = cache(get_digits)
-    a,*others = rs = [Run(o, digits, get) for o in runs]
+    a,*others = rs = [Run(o, digits, get=get) for o in runs]
     for b in others:
         if a.task!=b.task: raise ValueError(f"{a.folder} is a run of task {a.task}, {b.folder} of {b.task}. Compare runs of one task.")
         if not _same_test(a, b): raise ValueError(f"{a.folder} and {b.folder} were not tested on the same digits. Compare runs with one test set.")

@@ -15,30 +15,31 @@ from ..data.loader import TensorDL
 from torch import distributed as dist
 
 try: from fastai.distributed import DistributedDL
-except NameError: raise ImportError("Training in several processes needs accelerate. Install it: pip install 'mnist_fast[distributed]'.") from None
+except NameError:
+    raise ImportError("Training in several processes needs accelerate. Install it: pip install 'mnist_fast[distributed]'.") from None
 
 # %% ../../nbs/84_run.distributed.ipynb #75bae5a0
 class ShardDL(DistributedDL):
     "A rank's part of each batch of a `TensorDL`"
     _default = 'dl'
     def __init__(self,
-        dl:TensorDL, # the whole; its `bs` is that of all ranks together, else `ValueError` for another loader
-        even:bool=True, # the same number of items for each rank, by repeating the first ones?
-        rank:int|None=None, # by default what the launcher says
-        world_size:int|None=None # by default what the launcher says
+        dl:TensorDL, # loader of all items, with the batch size of all ranks together; `ValueError` for another kind of loader
+        even:bool=True, # repeat the first items, so that each rank has the same number?
+        rank:int|None=None, # by default that of this process
+        world_size:int|None=None # by default the number of processes that the launcher started
     ):
         if not isinstance(dl, TensorDL): raise ValueError(f"The loader is a {type(dl).__name__}. Give a TensorDL, as from `mnist_dls`.")
         super().__init__(dl, rank, world_size)
         self.even,self.bs = even,-(-dl.bs//self.world_size)
 
-    def _mine(self, n):
-        "Places of this rank's items in an order of `n`; places from `n` on begin again"
+    def _rank_range(self, n):
+        "This rank's places in an order of `n` items; place `n` is the first item again"
         w = self.world_size
         full = w*self.bs if self.drop_last else w if self.even else 1
         return range(self.rank, max(self.rank, (n if self.drop_last else n+full-1)//full*full), w)
 
     def __len__(self):
-        n = len(self._mine(self.dl.n))
+        n = len(self._rank_range(self.dl.n))
         one_left = self.even and self.bs>1 and n>self.bs and n%self.bs==1
         return -(-n//self.bs)-one_left
 
@@ -48,7 +49,7 @@ def get_idxs(self:ShardDL):
     "This rank's items of the next pass, in the order of rank 0"
     idxs = torch.as_tensor(self.dl.get_idxs(), device=self.device)
     if self.even and dist.is_initialized(): dist.broadcast(idxs, 0)
-    mine = self._mine(len(idxs))
+    mine = self._rank_range(len(idxs))
     return idxs[torch.arange(mine.start, mine.stop, mine.step, device=self.device)%len(idxs)]
 
 @patch
@@ -65,26 +66,26 @@ def __iter__(self:ShardDL):
 def new(self:ShardDL,
     *args, **kwargs # for `TensorDL.new`
 ):
-    "The same part of a loader like the whole one"
+    "The same rank's part of a loader that `TensorDL.new` makes"
     return ShardDL(self.dl.new(*args, **kwargs), self.even, self.rank, self.world_size)
 
 @patch
 def to_detach(self:ShardDL,
     b, # tensors
-    cpu:bool=True, # bring them to the CPU?
-    gather:bool=True # of no effect: what belongs together is added up at the end of a pass
+    cpu:bool=True, # copy them to the CPU?
+    gather:bool=True # has no effect
 ):
-    "Detached tensors of this rank"
+    "Detached tensors of this rank alone"
     return to_detach(b, cpu, False)
 
 # %% ../../nbs/84_run.distributed.ipynb #a1ea1d1a
-def _mean(t):
+def _all_reduce_mean(t):
     "The mean over all ranks, in place"
     dist.all_reduce(t)
     return t.div_(dist.get_world_size())
 
-def _sum_up(o, device):
-    "Make metric `o` that of all ranks"
+def _all_reduce_metric(o, device):
+    "Combine the sums and counts of a metric over all ranks"
     if isinstance(o, (AvgLoss,AvgMetric)):
         t = torch.tensor([float(o.total),o.count], dtype=torch.float64, device=device)
         dist.all_reduce(t)
@@ -93,89 +94,82 @@ def _sum_up(o, device):
         parts = [None]*dist.get_world_size()
         dist.all_gather_object(parts, (o.preds,o.targs))
         o.preds,o.targs = [sum(p, []) for p in zip(*parts)]
-    else: raise ValueError(f"{o.name} is a {type(o).__name__}, which cannot be added up over processes. Use a function, an AvgMetric or an AccumMetric.")
+    else: raise ValueError(f"{o.name} is a {type(o).__name__}, which cannot be combined over several processes. "
+        "Use a function, an AvgMetric or an AccumMetric.")
 
-class _WholeLoss(Callback):
+class _MeanLoss(Callback):
     order,run_valid = -5,False
-    def after_loss(self): self.learn.loss = _mean(self.loss.detach().clone())
+    def after_loss(self): self.learn.loss = _all_reduce_mean(self.loss.detach().clone())
 
 # %% ../../nbs/84_run.distributed.ipynb #29871946
 class SyncRanks(Callback):
-    "Loss, metrics and running statistics of all ranks; the model is the plain one but in the forward pass of training"
+    "Make loss, metrics and running statistics those of all ranks; `learn.model` is the DDP model only in the forward pass of training"
     order,run_valid = 12,False
     def before_fit(self):
-        "Take the DDP model away again"
-        self.models = self.model.module,self.model
-        self.learn.model = self.models[0]
+        self.models = dict(plain=self.model.module, ddp=self.model)
+        self.learn.model = self.models['plain']
 
     def before_train(self):
-        "Random numbers of its own for each rank"
         seed = torch.randint(2**31, (1,), device=self.dl.device)
         dist.broadcast(seed, 0)
         if dist.get_rank(): set_seed(seed.item()+dist.get_rank())
 
-    def before_batch(self):
-        "DDP sees what comes in"
-        self.learn.model = self.models[1]
-
-    def after_pred(self):
-        "The plain model again"
-        self.learn.model = self.models[0]
-
+    def before_batch(self): self.learn.model = self.models['ddp']
+    def after_pred(self): self.learn.model = self.models['plain']
     after_cancel_batch = after_pred
 
-# %% ../../nbs/84_run.distributed.ipynb #e797a56b
+# %% ../../nbs/84_run.distributed.ipynb #6d5ee690
 @patch
-def _average(self:SyncRanks):
-    for o in [b for m in dict.fromkeys((self.models[0],self.model)) for b in m.buffers() if b.is_floating_point()]: _mean(o)
+def _average_buffers(self:SyncRanks):
+    models = dict.fromkeys((self.models['plain'],self.model))
+    for o in (b for m in models for b in m.buffers() if b.is_floating_point()): _all_reduce_mean(o)
 
 @patch
 def before_validate(self:SyncRanks):
-    "Average the statistics"
-    if 'gather_preds' in vars(self.learn): raise ValueError("Each process would predict a part. Leave `distrib_fit` first, and let one of them call `get_preds`.")
-    self._average()
+    if 'gather_preds' in vars(self.learn):
+        raise ValueError("Each process would predict only its part. Call `get_preds` after `distrib_fit`, in one of the processes.")
+    self._average_buffers()
 
+# %% ../../nbs/84_run.distributed.ipynb #e797a56b
 @patch
 def after_validate(self:SyncRanks):
-    "Add up what was measured"
-    for o in self.recorder._valid_mets: _sum_up(o, self.dl.device)
+    for o in self.recorder._valid_mets: _all_reduce_metric(o, self.dl.device)
 
-# %% ../../nbs/84_run.distributed.ipynb #ff68cabe
 @patch
 def after_train(self:SyncRanks):
-    "Add up what was measured"
-    for o in self.recorder._train_mets[1:]: _sum_up(o, self.dl.device)
+    for o in self.recorder._train_mets[1:]: _all_reduce_metric(o, self.dl.device)
 
 @patch
-def after_fit(self:SyncRanks):
-    "Average the statistics"
-    self._average()
+def after_fit(self:SyncRanks): self._average_buffers()
 
 # %% ../../nbs/84_run.distributed.ipynb #448c7d94
 @contextmanager
 def _rank_errors():
-    "One clear error where another process is gone"
+    "Raise one clear error if another process is gone"
     is_main = threading.current_thread() is threading.main_thread()
-    def end(*_):
+    def give_up(*_):
         if is_main: signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise ValueError(f"Process {rank_distrib()} of {num_distrib()} ends: another one has ended or did not answer in time, or this one was told to end. "
-            "What was kept before is whole. Look for the reason in the other messages, and go on from the last checkpoint.") from None
-    old = signal.signal(signal.SIGTERM, end) if is_main else None
+        raise ValueError(f"Process {rank_distrib()} of {num_distrib()} ends: another process has ended or did not answer in time, "
+            "or this one received SIGTERM. All files that were written before are complete. "
+            "Look for the reason in the other messages, and resume from the last checkpoint.") from None
+    old = signal.signal(signal.SIGTERM, give_up) if is_main else None
     try: yield
     except RuntimeError as e:
         if not (isinstance(e, dist.DistError) or 'gloo' in str(e)): raise
-        end()
+        give_up()
     finally:
-        if is_main and signal.getsignal(signal.SIGTERM)==end: signal.signal(signal.SIGTERM, old)
+        if is_main and signal.getsignal(signal.SIGTERM)==give_up: signal.signal(signal.SIGTERM, old)
 
 # %% ../../nbs/84_run.distributed.ipynb #768b41e4
 def init_distributed(
-    timeout:float=60. # seconds that one process may keep the others waiting; after that they end
+    timeout:float=60. # seconds that a process waits for the others before it ends
 ):
-    "Find the other processes of this run, once; raises `ValueError` where there are more of them than GPUs"
+    "Connect this process to the others of its run, unless it is already; raises `ValueError` if there are more processes than GPUs"
     if num_distrib()<2 or dist.is_initialized(): return
     here,gpus = int(os.environ['LOCAL_WORLD_SIZE']),torch.cuda.device_count()
-    if gpus and here>gpus: raise ValueError(f"There are {here} processes here, but {gpus} GPUs. Start one for each GPU, or hide them with CUDA_VISIBLE_DEVICES=.")
+    if gpus and here>gpus:
+        raise ValueError(f"There are {here} processes here, but {gpus} GPUs. "
+            "Start one for each GPU, or hide the GPUs with CUDA_VISIBLE_DEVICES=.")
     if gpus: torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     with _rank_errors(): dist.init_process_group(timeout=timedelta(seconds=timeout))
     atexit.register(dist.destroy_process_group)
@@ -183,31 +177,33 @@ def init_distributed(
 
 # %% ../../nbs/84_run.distributed.ipynb #d7814525
 @contextmanager
-def _shared(learn):
+def _distrib_learner(learn):
+    "Give a `Learner` the loaders, the model and the callbacks for several processes, and take them away afterwards"
     old,device = {k: getattr(learn, k) for k in ('model','logger')},learn.dls.train.device
     norms = {k: m for k,m in learn.model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
-    loaders,bar,cpu = learn.dls.loaders,hasattr(learn, 'progress'),device.type=='cpu'
+    loaders,has_bar,cpu = learn.dls.loaders,hasattr(learn, 'progress'),device.type=='cpu'
     try:
-        learn.dls.loaders = [ShardDL(o, not i) for i,o in enumerate(loaders)]
-        with learn.distrib_ctx(sync_bn=not cpu, cpu=cpu, device_placement=False), learn.added_cbs([SyncRanks(),_WholeLoss()]):
+        learn.dls.loaders = [ShardDL(o, even=not i) for i,o in enumerate(loaders)]
+        with learn.distrib_ctx(sync_bn=not cpu, cpu=cpu, device_placement=False), learn.added_cbs([SyncRanks(),_MeanLoss()]):
             trainer = learn.distributed_trainer
-            trainer.after_fit,trainer._wrap_dl = noop,lambda o: o if isinstance(o, ShardDL) else ShardDL(o, False)
+            trainer.after_fit,trainer._wrap_dl = noop,lambda o: o if isinstance(o, ShardDL) else ShardDL(o, even=False)
             yield
     finally:
         learn.dls.loaders = loaders
         for k,v in old.items(): setattr(learn, k, v)
         for k,m in norms.items(): learn.model.set_submodule(k, m.train(learn.model.training))
-        if not bar: learn.remove_cb(ProgressCallback)
+        if not has_bar: learn.remove_cb(ProgressCallback)
 
+# %% ../../nbs/84_run.distributed.ipynb #b30058ae
 @contextmanager
 def distrib_fit(
-    learn:Learner, # its loaders are `TensorDL`s; their batch size is that of all processes together
+    learn:Learner, # its loaders are `TensorDL`s, with the batch size of all processes together
     timeout:float=60. # as for `init_distributed`
-)->Learner:
-    "Fit and validate in all the processes that the launcher started; raises `ValueError` where another one is gone"
+)->Learner: # the same
+    "Fit and validate in all processes that the launcher started; raises `ValueError` if another one is gone"
     if num_distrib()<2:
         yield learn
         return
     with _rank_errors():
         init_distributed(timeout)
-        with _shared(learn): yield learn
+        with _distrib_learner(learn): yield learn

@@ -10,73 +10,74 @@ from fastai.callback.core import Callback
 from ..files import write_files
 
 # %% ../../nbs/83_run.history.ipynb #95926342
-def _laps():
-    "Seconds since the last time, each time"
-    then = time.perf_counter()
-    while True:
-        now = time.perf_counter()
-        yield now-then
-        then = now
-
 def _jsonl(rows): return ''.join(json.dumps(o)+'\n' for o in rows)
 
-def _csv(rows, head):
+def _csv(rows, header):
     if not rows: return ''
     f = io.StringIO()
     w = csv.DictWriter(f, rows[0].keys(), lineterminator='\n')
-    if head: w.writeheader()
+    if header: w.writeheader()
     w.writerows(rows)
     return f.getvalue()
 
+# %% ../../nbs/83_run.history.ipynb #1547a82c
+def _stopwatch():
+    "The seconds since the last call of `next`, each time"
+    last = time.perf_counter()
+    while True:
+        now = time.perf_counter()
+        yield now-last
+        last = now
+
 # %% ../../nbs/83_run.history.ipynb #eafb652c
 class History(Callback):
-    "Write the history as it grows: `history.csv` has a row an epoch, `history.jsonl` these, the batches between them, and why a fit was stopped"
+    "Write `history.csv`, a row an epoch, and `history.jsonl`, which also has rows for batches and the reason why a fit was stopped"
     order = 55
     def __init__(self,
-        folder:str|Path, # made if need be; a new fit writes its files anew
-        every:int|None=None # batches from one row in `history.jsonl` to the next; by default epochs alone
+        folder:str|Path, # made if need be; each fit starts its files again
+        every:int|None=None # batches between two rows in `history.jsonl`; by default it has epochs alone
     ): self.folder,self.every = Path(folder),every
 
-    def before_fit(self):
-        "Nothing is written yet"
-        self.rows,self.files = [],None
+    def before_fit(self): self.rows,self.files = [],None
 
     def before_epoch(self):
-        "Look at the clock"
-        self.seconds,self.clock = 0.,_laps()
+        self.seconds,self.clock = 0.,_stopwatch()
         next(self.clock)
 
     def after_batch(self):
-        "A row for each batch whose turn it is"
         self.seconds += next(self.clock)
         if not (self.training and self.every and self.train_iter%self.every==0): return
         rates = {k: o for k,o in self.opt.hypers[-1].items() if k in ('lr','mom')}
-        self._add(dict(epoch=self.epoch, batch=self.iter+1, step=self.train_iter, loss=self.loss.item(), **rates))
+        self._write_row(dict(epoch=self.epoch, batch=self.iter+1, step=self.train_iter, loss=self.loss.item(), **rates))
 
-    def after_epoch(self):
-        "A row for the epoch"
-        if not self.train_iter: return
-        row = {k: o for k,o in zip(self.recorder.metric_names, self.recorder.log) if k!='time'}
-        self._add(dict(row, lr=self.opt.hypers[-1]['lr'], seconds=round(self.seconds+next(self.clock), 3)))
+# %% ../../nbs/83_run.history.ipynb #0b192124
+@patch
+def after_epoch(self:History):
+    if not self.train_iter: return
+    row = {k: o for k,o in zip(self.recorder.metric_names, self.recorder.log) if k!='time'}
+    self._write_row(dict(row, lr=self.opt.hypers[-1]['lr'], seconds=round(self.seconds+next(self.clock), 3)))
 
-    def after_fit(self):
-        "Say why, if a callback ended the fit"
-        for o in filter(None, (vars(cb).get('stopped') for cb in self.learn.cbs)):
-            if self.rows: self._add(dict(stopped=o))
-        for f in self.files or (): f.close()
+@patch
+def after_fit(self:History):
+    for o in filter(None, (vars(cb).get('stopped') for cb in self.learn.cbs)):
+        if self.rows: self._write_row(dict(stopped=o))
+    for f in self.files or (): f.close()
 
 # %% ../../nbs/83_run.history.ipynb #ffe3675c
+def _epochs(rows): return [o for o in rows if 'train_loss' in o]
+
 @patch
-def _add(self:History, row):
+def _append(self:History, texts):
+    for f,text in zip(self.files, texts.values()):
+        f.write(text)
+        f.flush()
+
+@patch
+def _write_row(self:History, row):
     if rank_distrib(): return
+    new,header = ([row],not _epochs(self.rows)) if self.files else ([*self.rows,row],True)
     self.rows.append(row)
-    new = [row] if self.files else self.rows
-    epochs,before = ([o for o in rows if 'train_loss' in o] for rows in (new, self.rows[:-1]))
-    texts = {'history.jsonl': _jsonl(new), 'history.csv': _csv(epochs, not (self.files and before))}
-    if not self.files:
-        write_files(self.folder, {k: o.encode() for k,o in texts.items()})
-        self.files = [open(self.folder/o, 'a') for o in texts]
-    else:
-        for f,text in zip(self.files, texts.values()):
-            f.write(text)
-            f.flush()
+    texts = {'history.jsonl': _jsonl(new), 'history.csv': _csv(_epochs(new), header)}
+    if self.files: return self._append(texts)
+    write_files(self.folder, {k: o.encode() for k,o in texts.items()})
+    self.files = [open(self.folder/o, 'a') for o in texts]

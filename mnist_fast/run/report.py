@@ -67,7 +67,7 @@ def _frame(rows):
 # %% ../../nbs/86_run.report.ipynb #564ba4a1
 class Run:
     "What is known of a run, and what its model says about the test digits"
-    def __init__(self, folder, digits=None, get=get_digits):
+    def __init__(self, folder, digits=None, probs=None, get=get_digits):
         self.folder = Path(folder)
         if not self.folder.is_dir(): raise ValueError(f"{folder}: no such folder. Name the folder of a run, as mnist_fast train makes it.")
         self.saved,self.metrics = load_model(self.folder),_read(self.folder/'metrics.json')
@@ -77,10 +77,30 @@ class Run:
         x,y = check_digits(self.digits.x_test, self.digits.y_test, f'{self.digits.source}, test set')
         if not (keep := torch.isin(y.long(), tensor(classes))).all(): x,y = x[keep],y[keep]
         self.ds = TensorDS(x, torch.searchsorted(tensor(classes), y.long()))
-        p = torch.cat([self.saved.probabilities(self.ds[i:i+1000][0]) for i in range(0, len(x), 1000)])
+        p = self._predict() if probs is None else probs
         loss = -p.gather(1, self.ds.y[:,None])[:,0].clamp_min(1e-38).log()
         self.answers = prediction_table(p, self.ds.y, self.classes).assign(loss=loss.numpy())
         self.right = (self.answers.actual==self.answers.pred).values
+
+    def _predict(self):
+        "In batches like those of the run, so that the bits are the same"
+        bs = self.num('bs') or 1000
+        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
+
+    def _predict(self):
+        "In batches like those of the run, so that the bits are the same"
+        bs = self.num('bs') or 1000
+        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
+
+    def _predict(self):
+        "In batches like those of the run, so that the bits are the same"
+        bs = self.num('bs') or 1000
+        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
+
+    def _predict(self):
+        "In batches like those of the run, so that the bits are the same"
+        bs = self.num('bs') or 1000
+        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
 
     def get(self, *keys):
         o = self.metrics
@@ -245,10 +265,11 @@ _sections = (_curves,),(_matrix,_confused),(_classes,_calibration),(_hardest,),(
 @rc_context(chart_style)
 def run_report(
     run:str|Path, # folder of a run, as `mnist_fast train` makes it
-    digits:str|Path|Digits|None=None # as for `get_digits`; by default where the run had its own from
+    digits:str|Path|Digits|None=None, # as for `get_digits`; by default where the run had its own from
+    probs:Tensor|None=None # probabilities of the test digits, if they are predicted already
 )->Path: # of the page
     "Write `report.html` into the folder of a run; raises `ValueError` where there is no run, or a file of it is broken"
-    r = Run(run, digits)
+    r = Run(run, digits, probs)
     title = f'{r.name}: {r.right.mean():.2%}'
     notes,sections = (P(o, cls='note') for o in _notes(r)),(Div(*(f(r) for f in fs), cls='side') for fs in _sections)
     write_files(r.folder, {'report.html': html_page(title, H1(r.name), Dl(*_tiles(r)), *notes, *sections)})

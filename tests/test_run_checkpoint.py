@@ -1,51 +1,46 @@
-"Runs that are killed, in real processes and at any moment, end as if nothing had been; what cannot go on says why"
+"Runs that are killed, in real processes and at any moment, resume and end with the same bits; what cannot be resumed says why"
 import hashlib, json, multiprocessing, os, pytest, random, signal, time, torch
-from conftest import full_disk
+from conftest import damaged, full_disk, names, quiet
+from contextlib import suppress
 from functools import cache, partial
 from fastai.callback.core import Callback
-from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
-from fastai.callback.tracker import ReduceLROnPlateau, SaveModelCallback
+from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import AvgSmoothLoss, Learner
 from fastai.metrics import F1Score, accuracy
 from fastai.optimizer import Adam, OptimWrapper
 from fastai.torch_core import set_seed
-from mnist_fast.callback.training import EMA, HardExamples, KeepBest, StopAt
 from mnist_fast.callback.augment import BatchAugment
 from mnist_fast.callback.monitor import GradNorm, NaNGuard
-from mnist_fast.run.checkpoint import Checkpoint
-from mnist_fast.run.history import History
-from mnist_fast.checkpoint import _read
+from mnist_fast.callback.training import EMA, HardExamples, KeepBest
 from mnist_fast.data.loader import mnist_dls
 from mnist_fast.learner import mnist_learner
+from mnist_fast.run.checkpoint import Checkpoint
+from mnist_fast.run.history import History
+from mnist_fast.run.state import load_state
 from safetensors import safe_open
 from torch import nn
 
 kills = int(os.environ.get('MNIST_FAST_KILLS', 3))
 
-def quiet(learn):
-    learn.logger = lambda *_: None
-    learn.remove_cb(ProgressCallback)
-    return learn
-
 def ours(cbs):
     "Our loader, optimizer and callbacks"
     cbs = [BatchAugment(), EMA(.9), HardExamples(.3, .3, .2), KeepBest('accuracy'), NaNGuard(), GradNorm(), *cbs]
     learn = mnist_learner(mnist_dls('digits', bs=32, seed=1), 'cnn', seed=1, cbs=cbs)
-    quiet(learn).fit_one_cycle(5, .1)
+    with quiet(learn): learn.fit_one_cycle(5, .1)
     return learn
 
 def stock(cbs):
-    "fastai's loader, optimizer and callbacks, and dropout; chance in the items"
+    "fastai's loader, optimizer and callbacks, dropout, and random noise in the items"
     set_seed(2)
     x,y = mnist_dls('digits', seed=2).train_ds[:400]
     noisy = lambda o: (o[0]+.1*torch.rand(())*random.random(), o[1])
     dls = DataLoaders(*(DataLoader([*zip(x, y)], bs=16, shuffle=s, after_item=noisy) for s in (True,False)))
     model = nn.Sequential(nn.Flatten(), nn.Linear(784, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Dropout(.3), nn.Linear(30, 10))
     learn = Learner(dls, model, torch.nn.functional.cross_entropy, opt_func=Adam, metrics=[accuracy, F1Score(average='macro')], cbs=cbs)
-    quiet(learn).fit_flat_cos(4, .003, cbs=[GradientAccumulation(40), GradientClip(.5), ReduceLROnPlateau(patience=1)])
+    with quiet(learn): learn.fit_flat_cos(4, .003, cbs=[GradientAccumulation(40), GradientClip(.5), ReduceLROnPlateau(patience=1)])
     return learn
 
 def torches(cbs):
@@ -57,14 +52,15 @@ def torches(cbs):
     learn = Learner(dls, model, torch.nn.functional.cross_entropy, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), metrics=accuracy, cbs=cbs,
         splitter=lambda m: [[*m[1].parameters()],[*m[4].parameters()]])
     learn.recorder.train_metrics = True
-    quiet(learn).freeze()
-    learn.fit(2, 1e-3)
-    learn.unfreeze()
-    learn.fit_one_cycle(2, 1e-3)
+    learn.freeze()
+    with quiet(learn):
+        learn.fit(2, 1e-3)
+        learn.unfreeze()
+        learn.fit_one_cycle(2, 1e-3)
     return learn
 
 def digest(learn):
-    "What must be the same, in words"
+    "All that must be the same, as text"
     sha = hashlib.sha256(b''.join(o.detach().contiguous().numpy().tobytes() for o in learn.model.state_dict().values())).hexdigest()
     rec = learn.recorder
     return json.dumps([sha, [[*o] for o in rec.values], [float(o) for o in rec.losses], [float(o) for o in rec.lrs], rec.iters, getattr(rec, 'hps', None)])
@@ -75,7 +71,7 @@ def seen(folder):
     return [{k: v for k,v in o.items() if k!='seconds'} for o in rows],[o.rsplit(',', 1)[0] for o in (folder/'history.csv').read_text().splitlines()]
 
 def run(kind, folder, patch=None):
-    "What a process does: go on, or begin; its end goes into a file"
+    "What a process does: resume or start, and write its result into a file"
     torch.set_num_threads(1)
     if patch: patch()
     learn = kind([History(folder, every=5), Checkpoint(folder/'checkpoints', every=3, resume=True)])
@@ -88,12 +84,12 @@ def processes():
     with pytest.MonkeyPatch.context() as m:
         m.setenv('OMP_NUM_THREADS', '1')
         ctx = multiprocessing.get_context('forkserver')
-        ctx.set_forkserver_preload(['mnist_fast.all','mnist_fast.checkpoint'])
+        ctx.set_forkserver_preload(['mnist_fast.all','mnist_fast.run.checkpoint'])
         yield ctx.Process
 
 @pytest.fixture(scope='module')
 def whole(processes, tmp_path_factory):
-    "The end and the history of a run that went through, and its seconds"
+    "Result and history of a run that was not interrupted, and its seconds"
     @cache
     def f(kind):
         folder,start = tmp_path_factory.mktemp('whole'),time.monotonic()
@@ -106,7 +102,7 @@ def whole(processes, tmp_path_factory):
 
 @pytest.mark.parametrize('kind', [ours,stock,torches])
 def test_killed_at_random(kind, processes, whole, tmp_path):
-    "SIGKILL at random moments, again and again; MNIST_FAST_KILLS says how often"
+    "SIGKILL at random moments; MNIST_FAST_KILLS says how often"
     (end,history,took),folder,rng = whole(kind),tmp_path/'killed',random.Random(0)
     folder.mkdir()
     for left in reversed(range(kills+1)):
@@ -124,7 +120,7 @@ def test_killed_at_random(kind, processes, whole, tmp_path):
     raise AssertionError('the last one did not end')
 
 def killed_at(name, n):
-    "The process is gone at the `n`-th call of a function of `os`"
+    "The process kills itself at the `n`-th call of a function of `os`"
     real,calls = getattr(os, name),[]
     def f(*args, **kwargs):
         calls.append(1)
@@ -134,7 +130,7 @@ def killed_at(name, n):
 
 @pytest.mark.parametrize('name', ['fsync','replace','unlink'])
 def test_killed_while_writing(name, processes, whole, tmp_path):
-    "In the middle of a checkpoint: before it is whole, before it has its name, before the old one is gone"
+    "Killed before a checkpoint is complete, before it has its name, and before the oldest one is deleted"
     (end,history,_),folder = whole(torches),tmp_path/'killed'
     folder.mkdir()
     for n in (3,4):
@@ -155,13 +151,12 @@ class StopHere(Callback):
         if self.train_iter==self.step: raise KeyboardInterrupt
 
 def short(*cbs, name='linear', epochs=2, bs=64, **kwargs):
-    learn = quiet(mnist_learner(mnist_dls('digits', bs=bs, seed=1), name, seed=1, cbs=cbs, **kwargs))
-    try: learn.fit(epochs, .1)
-    except KeyboardInterrupt: pass
+    learn = mnist_learner(mnist_dls('digits', bs=bs, seed=1), name, seed=1, cbs=cbs, **kwargs)
+    with quiet(learn), suppress(KeyboardInterrupt): learn.fit(epochs, .1)
     return learn
 
 def test_each_step(tmp_path):
-    "Cut off after any step of the first epoch, its last and the second's first: the same end"
+    "Interrupted within the first epoch, at its end, and at the second's first and last step: the same result"
     end = digest(short(EMA(.9)))
     for step in (1,23,24,25,48):
         folder = tmp_path/str(step)
@@ -173,9 +168,10 @@ def test_validation_between(tmp_path):
     "`validate` and `get_preds` neither save nor resume"
     learn = short(cp := Checkpoint(tmp_path/'a', every=5))
     files = sorted(o.name for o in (tmp_path/'a').iterdir())
-    learn.validate()
-    learn.get_preds()
-    assert sorted(o.name for o in (tmp_path/'a').iterdir())==files and '_with_events' not in vars(learn) and cp.fits==1
+    with quiet(learn):
+        learn.validate()
+        learn.get_preds()
+    assert sorted(o.name for o in (tmp_path/'a').iterdir())==files and '_with_events' not in vars(learn) and cp.n_fits==1
 
 def test_no_pickle(tmp_path):
     "The file is safetensors, and its header JSON"
@@ -186,13 +182,13 @@ def test_no_pickle(tmp_path):
 def test_full_disk(tmp_path):
     short(Checkpoint(tmp_path, every=5), StopHere(12))
     before = {o.name: o.read_bytes() for o in tmp_path.iterdir()}
-    with full_disk(20_000), pytest.raises(OSError, match='cannot be written.*Free some space'): short(Checkpoint(tmp_path, every=5, resume=True))
+    with full_disk(20_000), pytest.raises(OSError, match='checkpoint-.*cannot be written.*space'): short(Checkpoint(tmp_path, every=5, resume=True))
     assert {o.name: o.read_bytes() for o in tmp_path.iterdir()}==before
     assert digest(short(Checkpoint(tmp_path, every=5, resume=True)))==digest(short())
 
-def test_folder_that_is_none(tmp_path):
+def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path/'file').write_text('')
-    with pytest.raises(OSError, match='cannot be written'): short(Checkpoint(tmp_path/'file'/'x', every=5))
+    with pytest.raises(OSError, match='file/x.*cannot be written'): short(Checkpoint(tmp_path/'file'/'x', every=5))
 
 changed = dict(model=dict(name='simple_net'), epochs=dict(epochs=3), batches=dict(bs=32), optimizer=dict(opt_func=Adam))
 
@@ -201,62 +197,59 @@ def test_of_another_run(what, tmp_path):
     "Refused, and left as it was"
     short(Checkpoint(tmp_path, every=5), StopHere(12))
     before = {o.name: o.read_bytes() for o in tmp_path.iterdir()}
-    word = {'model': 'the shape of', 'optimizer': 'optimizer'}.get(what, what)
-    with pytest.raises(ValueError, match=f'{word}.* was .* there, and is .* here.*begin anew'): short(Checkpoint(tmp_path, every=5, resume=True), **changed[what])
+    with pytest.raises(ValueError) as e: short(Checkpoint(tmp_path, every=5, resume=True), **changed[what])
+    names(e, max(before), f"{'shape of' if what=='model' else what}.* was .* there, and is .* here", 'another folder')
     assert {o.name: o.read_bytes() for o in tmp_path.iterdir()}==before
 
 def test_of_another_version(tmp_path, monkeypatch):
     short(Checkpoint(tmp_path, every=5), StopHere(12))
-    monkeypatch.setattr('mnist_fast.checkpoint.__version__', '99.0')
-    with pytest.raises(ValueError, match='mnist_fast was .* there, and is 99.0 here'): short(Checkpoint(tmp_path, resume=True))
-    monkeypatch.setattr('mnist_fast.checkpoint._format', 'mnist_fast checkpoint, version 2')
-    with pytest.raises(ValueError, match='version 1, but mnist_fast checkpoint, version 2 is read here'): short(Checkpoint(tmp_path, resume=True))
+    monkeypatch.setattr('mnist_fast.run.checkpoint.__version__', '99.0')
+    with pytest.raises(ValueError) as e: short(Checkpoint(tmp_path, resume=True))
+    names(e, 'mnist_fast was .* there, and is 99.0 here')
 
-def harmed(data, how):
-    if how=='cut': return data[:len(data)//2]
-    if how=='empty': return b''
-    if how=='text': return b'weights'*100
-    return data[:-9]+bytes([data[-9]^1])+data[-8:]
+def test_of_another_format(tmp_path, monkeypatch):
+    with monkeypatch.context() as m:
+        m.setattr('mnist_fast.run.state._format', 'mnist_fast checkpoint, version 1')
+        short(Checkpoint(tmp_path, every=5), StopHere(12))
+    with pytest.warns(UserWarning, match='version 1'), pytest.raises(ValueError) as e: short(Checkpoint(tmp_path, resume=True))
+    names(e, 'version 1', 'version 2', 'another folder')
 
-@pytest.mark.parametrize('how', ['cut','empty','text','bit'])
+@pytest.mark.parametrize('how', damaged(b'xx'))
 def test_damaged(how, tmp_path):
-    "The one before takes its place; without one, a sentence says so"
+    "The one before takes its place; if there is none, the message says so"
     short(Checkpoint(tmp_path, every=5), StopHere(12))
     old,new = sorted(tmp_path.iterdir())
-    new.write_bytes(harmed(new.read_bytes(), how))
-    with pytest.warns(UserWarning, match='damaged.*Going on from the one before'): learn = short(Checkpoint(tmp_path, resume=True))
+    data = damaged(new.read_bytes())[how]
+    new.write_bytes(data)
+    with pytest.warns(UserWarning) as warned: learn = short(Checkpoint(tmp_path, resume=True))
+    names(next(str(o.message) for o in warned if 'damaged' in str(o.message)), str(new), 'damaged', 'one before')
     assert digest(learn)==digest(short())
     for o in tmp_path.iterdir(): o.unlink()
-    new.write_bytes(harmed(b'x'*100, how))
-    with pytest.raises(ValueError, match='damaged.*Delete it'): short(Checkpoint(tmp_path, resume=True))
+    new.write_bytes(data)
+    with pytest.raises(ValueError) as e: short(Checkpoint(tmp_path, resume=True))
+    names(e, str(new), 'damaged', 'Delete it')
 
 def test_not_asked_to_resume(tmp_path):
     short(Checkpoint(tmp_path, every=5), StopHere(12))
-    with pytest.raises(ValueError, match='resume=True'): short(Checkpoint(tmp_path))
+    with pytest.raises(ValueError) as e: short(Checkpoint(tmp_path))
+    names(e, str(tmp_path), 'resume=True', 'another folder')
 
 @pytest.mark.parametrize('kw', [dict(every=0), dict(keep=0)])
 def test_refuses(kw, tmp_path):
-    with pytest.raises(ValueError, match='Give 1 or more'): Checkpoint(tmp_path, **kw)
+    with pytest.raises(ValueError) as e: Checkpoint(tmp_path, **kw)
+    names(e, *(f'{k} is {v}' for k,v in kw.items()), 'Give 1 or more')
 
 def test_seconds(tmp_path):
-    "By the clock: none within the time, one at the end"
+    "Without `every` the clock decides; a checkpoint at the end is always saved"
     short(Checkpoint(tmp_path/'a', seconds=1000))
     assert [o.name for o in (tmp_path/'a').iterdir()]==['checkpoint-01-00002-0000000.safetensors']
     short(Checkpoint(tmp_path/'b', seconds=0, keep=100))
     assert len([*(tmp_path/'b').iterdir()])==50
 
-def test_strides_and_kinds(tmp_path):
-    "Tensors come back as they lay in memory"
+def test_strides_and_settings(tmp_path):
+    "Tensors keep their strides; settings such as `beta` are not part of the state"
     short(Checkpoint(tmp_path, every=5), StopHere(12), name='speed')
-    saved = _read(max(tmp_path.iterdir()))
+    saved = load_state(max(tmp_path.iterdir()))
     assert saved['model']['1.weight'].is_contiguous(memory_format=torch.channels_last)
-    assert saved['own'][0]['cbs']['recorder']['smooth_loss']['count']==10 and AvgSmoothLoss().beta==.98
-
-def test_history_says_why(tmp_path):
-    learn = short(History(tmp_path), StopAt('accuracy', .2), SaveModelCallback(), epochs=5, path=tmp_path)
-    assert json.loads((tmp_path/'history.jsonl').read_text().splitlines()[-1])==dict(stopped=learn.recorder.stopped)
-    learn.fit(1, .1)
-    rows = [json.loads(o) for o in (tmp_path/'history.jsonl').read_text().splitlines()]
-    assert [o.get('epoch') for o in rows]==[0,None]
-    learn.validate()
-    assert [json.loads(o) for o in (tmp_path/'history.jsonl').read_text().splitlines()]==rows
+    smooth = saved['ranks'][0]['cbs']['recorder']['smooth_loss']
+    assert smooth['count']==10 and 'beta' not in smooth and AvgSmoothLoss().beta==.98

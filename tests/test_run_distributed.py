@@ -1,10 +1,10 @@
-"Training in several processes: who gets which items, what one process would have given, and what happens when one dies"
-import json, os, pytest, subprocess, sys, time, torch
+"Training in several processes: which rank gets which items, the results that one process would give, and what happens when a process dies"
+import json, os, pytest, signal, subprocess, sys, time, torch
 from collections import Counter
 from contextlib import contextmanager
 from hypothesis import given, settings, strategies as st
-from conftest import bin, root
 import ranks
+from conftest import bin, names, quiet, root
 from mnist_fast.bench.peers import scaling_rows
 from mnist_fast.data.loader import TensorDL
 from mnist_fast.run.distributed import ShardDL, distrib_fit
@@ -14,7 +14,7 @@ accelerate = [bin/'accelerate','launch','--multi_gpu','--num_processes','2','--m
 
 @contextmanager
 def launched(launcher, out, *names):
-    "Start what `ranks.py` does; `wait()` then gives the finished process, its output and its seconds"
+    "Start `ranks.py`; `wait()` then gives its exit status, its output and its seconds"
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(root)}
     p = subprocess.Popen([*map(str, launcher), str(root/'tests/ranks.py'), str(out), *names], env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     start = time.monotonic()
@@ -28,11 +28,11 @@ def launched(launcher, out, *names):
 
 def result(out, *names): return json.loads((out/f"{'-'.join(names)}.json").read_text())
 
-checks = 'stock fast chance poison whole'.split()
+checks = 'stock fast callbacks poison whole'.split()
 
 @pytest.fixture(scope='module')
 def runs(tmp_path_factory):
-    "Two runs at a time on one machine, one from each launcher: one goes well, in the other a process is killed; then that is resumed, and in another one hangs"
+    "Two runs at a time on one machine, one from each launcher. One succeeds, in the other a process is killed; then this one is resumed, and in another run a process hangs"
     out = tmp_path_factory.mktemp('runs')
     with launched(torchrun, out, *checks) as a, launched(accelerate, out, 'dying') as b: good,dead = a(),b()
     left = sorted(o.name for o in (out/'cut').iterdir())
@@ -45,7 +45,7 @@ def good(runs):
     assert status==0, text
     return result(runs['out'], *checks)
 def shards(n, bs, w, **kwargs):
-    "Each rank's batches of positions; the order is that of the items"
+    "Each rank's batches of positions; the items are in order"
     even = kwargs.pop('even', True)
     dl = TensorDL(torch.zeros(n, 1), torch.arange(n), bs=bs, **kwargs)
     ranks = [ShardDL(dl, even, r, w) for r in range(w)]
@@ -100,28 +100,31 @@ def test_new_keeps_the_part():
     assert [b[1].tolist() for b in new]==[[7],[11]] and len(new)==2
 
 def test_other_loaders():
-    with pytest.raises(ValueError, match='Give a TensorDL'): ShardDL(torch.utils.data.DataLoader([1,2]), True, 0, 2)
+    with pytest.raises(ValueError) as e: ShardDL(torch.utils.data.DataLoader([1,2]), True, 0, 2)
+    names(e, 'loader is a DataLoader', 'Give a TensorDL')
 
 def alone(cls):
-    "One process, with the items that must come again for two in the order"
+    "One process, with the item that comes again for two processes in the order"
     dls = ranks.loaders()
     gen = torch.Generator().manual_seed(1)
     def order():
         o = torch.randperm(1499, generator=gen)
         return torch.cat([o, o[:1]])
     dls.loaders = [dls.train.new(get_idxs=order, n=1500),dls.valid]
-    learn = ranks.learner(cls=cls, dls=dls)
-    with learn.no_bar(): learn.fit(2, .1)
+    learn = ranks.learner64(cls, dls)
+    with quiet(learn): learn.fit(2, .1)
     return learn
 
 @pytest.mark.parametrize('name,cls', [('stock',ranks.Learner),('fast',ranks.FastLearner)])
 def test_as_one_process(good, name, cls):
-    "Weights, losses of each batch, and metrics of the whole validation set"
-    learn,res = alone(cls),good[name]
-    a,b = map(torch.tensor, res['weights'])
-    assert torch.equal(a, b) and torch.allclose(a, ranks.weights(learn).float(), atol=1e-5)
-    assert torch.allclose(torch.tensor(res['losses']), torch.stack([*learn.recorder.losses]), atol=1e-5)
-    for x,y in zip(res['values'], learn.recorder.values): assert x==pytest.approx(list(y), abs=1e-5)
+    """Weights, losses of each batch, and metrics of the whole validation set. The weights are float64: a sum of 784 terms is exact to
+    784*2**-52 = 2e-13 of its size, and 1e-8 leaves a factor of 50,000 for what 48 steps make of that. The losses are float32: a step of
+    their running mean has five roundings of at most 2**-24 each, so 48 steps differ by less than 4*48*2**-23 of the loss"""
+    learn,res,rel = alone(cls),good[name],4*48*2**-23
+    a,b = torch.tensor(res['weights'], dtype=torch.float64)
+    assert torch.equal(a, b) and torch.allclose(a, ranks.weights(learn), rtol=0, atol=1e-8)
+    assert res['losses']==pytest.approx([o.item() for o in learn.recorder.losses], rel=rel)
+    for x,y in zip(res['values'], learn.recorder.values): assert x==pytest.approx(list(y), rel=rel)
 
 @pytest.mark.parametrize('name', ['stock','fast'])
 def test_items_of_an_epoch(good, name):
@@ -133,23 +136,25 @@ def test_items_of_an_epoch(good, name):
     assert twice==seen[0][0][0]==seen[1][-1][-1]
 
 def test_same_on_all(good):
-    "Weights, decisions, gradients and choices are equal; what is left by chance is not"
-    res = good['chance']
+    """Weights, decisions, gradients and choices are equal, and random numbers are not. Loss and metrics of a validation differ from those
+    of one process by rounding alone: sums of up to 784 float32 terms, 784*2**-23 (1e-4) of their size, which is below 10; one digit counts 1/293"""
+    res = good['callbacks']
     for k in ('weights','values','norms','idxs','scores'): assert res[k][0]==res[k][1], k
     assert res['draws'][0]!=res['draws'][1] and len(res['idxs'][0])==int(.4*1499)+int(.2*1499)
-    assert res['together']==pytest.approx(res['alone'], abs=1e-6) and max(o[2] for o in res['values'][0])==pytest.approx(res['alone'][1], abs=1e-6)
-    assert res['preds']==293 and 'Each process would predict a part' in res['refused']
+    assert res['together']==pytest.approx(res['alone'], abs=1e-3) and max(o[2] for o in res['values'][0])==pytest.approx(res['alone'][1], abs=1e-3)
+    assert res['preds']==293
+    names(res['refused'].split('\t')[-1], 'part', 'get_preds', 'distrib_fit')
 
 def test_nan_in_one(good): assert good['poison']==[5,5]
 
 def test_one_dies(runs):
-    "The run ends by itself, says why, and leaves checkpoints to go on from"
+    "The run ends by itself, says why, and leaves checkpoints to resume from"
     status,text,seconds = runs['dead']
-    assert status not in (0,None) and 'Process 0 of 2 ends: another one has ended' in text and seconds<120
+    assert status not in (0,None) and 'Process 0 of 2 ends: another process has ended' in text and seconds<120
     assert runs['left'] and not (runs['out']/'dying.json').exists()
 
 def test_resumed(runs, good):
-    "With augmentation, averages and chosen items: as if nothing had happened, to the last bit"
+    "With augmentation, averages and chosen items: the same bits as the run that was not interrupted"
     status,text,_ = runs['again']
     assert status==0, text
     assert result(runs['out'], 'again')['again']==good['whole']
@@ -161,23 +166,23 @@ def test_one_hangs(runs):
 def test_more_processes_than_gpus(monkeypatch):
     for k,v in dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
-    with pytest.raises(ValueError, match='2 processes here, but 1 GPUs'):
-        with processes(ranks.learner()): pass
+    with pytest.raises(ValueError) as e:
+        with distrib_fit(ranks.learner()): pass
+    names(e, '2 processes', '1 GPUs', 'CUDA_VISIBLE_DEVICES')
 
 def test_errors_pass():
-    "In one process nothing is caught, and SIGTERM is left alone"
-    import signal
+    "In one process no error is replaced, and SIGTERM keeps its handler"
     old = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError, match='mine'):
-        with processes(ranks.learner()): raise RuntimeError('mine')
+        with distrib_fit(ranks.learner()): raise RuntimeError('mine')
     assert signal.getsignal(signal.SIGTERM)==old
 
 def test_no_scaling(tmp_path):
-    "What went wrong in the processes is told in the row"
+    "An error in the processes stands in the row"
     row, = scaling_rows(tmp_path/'none', processes=(2,))
     assert row['processes']==2 and 'no such folder' in row['error']
 
 def test_without_accelerate():
-    "The package does without it; only this module asks for it"
-    code = "import sys; sys.modules['accelerate'] = None; import mnist_fast.distributed"
+    "Only this module needs it"
+    code = "import sys; sys.modules['accelerate'] = None; import mnist_fast.run.distributed"
     assert "needs accelerate. Install it: pip install 'mnist_fast[distributed]'" in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
