@@ -467,7 +467,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'mnist_fast.learner.plot_curves': ('learner.html#plot_curves', 'mnist_fast/learner.py'),
                                     'mnist_fast.learner.recipe_learner': ('learner.html#recipe_learner', 'mnist_fast/learner.py'),
                                     'mnist_fast.learner.run_recipe': ('learner.html#run_recipe', 'mnist_fast/learner.py'),
-                                    'mnist_fast.learner.skip_validation': ('learner.html#skip_validation', 'mnist_fast/learner.py'),
                                     'mnist_fast.learner.three_seven_learner': ( 'learner.html#three_seven_learner',
                                                                                 'mnist_fast/learner.py')},
             'mnist_fast.loss': { 'mnist_fast.loss._argmax': ('loss.html#_argmax', 'mnist_fast/loss.py'),
