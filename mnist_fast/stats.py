@@ -11,59 +11,60 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 # %% ../nbs/60_stats.ipynb #d6de3116
 def wilson(
-    k:int, # right answers, 0 to `n`
-    n:int, # all answers, 1 or more
-    level:float=.95 # how often such an interval holds the true share
+    k:int, # correct predictions, 0 to `n`
+    n:int, # all predictions, 1 or more
+    level:float=.95 # the share of such intervals that contain the true share
 )->tuple: # lowest and highest share, 0 to 1
-    "Wilson's interval for the share behind `k` of `n`"
+    "Wilson's interval for the true share behind `k` of `n`"
     o = binomtest(k, n).proportion_ci(level, 'wilson')
     return o.low,o.high
 
 # %% ../nbs/60_stats.ipynb #2c0fb4a2
 def class_table(
-    label, # labels `[N]`
-    said, # what the model said `[N]`, of the same type
-    classes:list # all that a label can be, in the order of the rows
-)->pd.DataFrame: # a row a class: `n`, `correct`, `precision`, `recall` with its 95% interval `low` to `high`, and `f1`
-    "How each class fared; NaN where there is nothing to take a share of"
-    label,said,classes = np.asarray(label),np.asarray(said),list(classes)
-    p,r,f1,n = precision_recall_fscore_support(label, said, labels=classes, zero_division=np.nan)
-    correct = confusion_matrix(label, said, labels=classes).diagonal()
+    actual, # labels `[N]`
+    pred, # predictions `[N]`, of the same type
+    classes:list # all possible labels, in the order of the rows
+)->pd.DataFrame: # a row per class: `n`, `correct`, `precision`, `recall` with its 95% interval `low` to `high`, and `f1`
+    "Counts, precision, recall and F1 of each class; NaN for a share of nothing"
+    actual,pred,classes = np.asarray(actual),np.asarray(pred),list(classes)
+    p,r,f1,n = precision_recall_fscore_support(actual, pred, labels=classes, zero_division=np.nan)
+    correct = confusion_matrix(actual, pred, labels=classes).diagonal()
     low,high = zip(*(wilson(*o) if o[1] else (np.nan,np.nan) for o in zip(correct, n)))
     return pd.DataFrame(dict(n=n, correct=correct, precision=p, recall=r, low=low, high=high, f1=f1), pd.Index(classes, name='class'))
 
-# %% ../nbs/60_stats.ipynb #89860755
+# %% ../nbs/60_stats.ipynb #fa51b407
 def calibration_bins(
-    p, # probability of the prediction, 0 to 1, `[N]`
-    right, # was it right? `[N]`
+    p, # probability of each prediction, 0 to 1, `[N]`
+    correct, # whether each prediction is correct, `[N]`
     n_bins:int=10 # bins of equal width, from 0 to 1
-)->pd.DataFrame: # a row a bin that is not empty: `n`, mean `probability`, share `right`
-    "Number of answers, mean probability and share of right ones, for each bin that is not empty"
-    if not (len(p)==len(right)>0 and n_bins>0): raise ValueError(f"There are {len(p)} probabilities, {len(right)} answers and {n_bins} bins. Give "
-        "one or more of each, and a probability for each answer.")
-    p,right = np.asarray(p, dtype=float).clip(0, 1),np.asarray(right).astype(int)
-    share,mean = calibration_curve(right, p, n_bins=n_bins)
+)->pd.DataFrame: # a row per bin: `n`, mean `probability`, `accuracy`
+    "Count, mean probability and accuracy of the predictions in each bin that is not empty"
+    if not (len(p)==len(correct)>0 and n_bins>0): raise ValueError(f"There are {len(p)} probabilities, {len(correct)} results and {n_bins} bins. "
+        "Give one or more of each, and a probability for each result.")
+    p,correct = np.asarray(p, dtype=float).clip(0, 1),np.asarray(correct).astype(int)
+    accuracy,probability = calibration_curve(correct, p, n_bins=n_bins)
     n = np.bincount(np.searchsorted(np.linspace(0, 1, n_bins+1)[1:-1], p))
-    return pd.DataFrame(dict(n=n[n>0], probability=mean, right=share))
+    return pd.DataFrame(dict(n=n[n>0], probability=probability, accuracy=accuracy))
 
+# %% ../nbs/60_stats.ipynb #146bd3d7
 def calibration_error(
-    p, # probability of what was said, 0 to 1, `[N]`
-    right, # was it right? `[N]`
+    p, # probability of each prediction, 0 to 1, `[N]`
+    correct, # whether each prediction is correct, `[N]`
     n_bins:int=10 # bins of equal width, from 0 to 1
 )->float: # 0 to 1
-    "Expected calibration error: how far probability and share of right answers are apart, weighted by the number of answers"
-    df = calibration_bins(p, right, n_bins)
-    return float((df.n*(df.right-df.probability).abs()).sum()/df.n.sum())
+    "Expected calibration error: mean distance of probability and accuracy over the bins, weighted by the number of predictions"
+    df = calibration_bins(p, correct, n_bins)
+    return float((df.n*(df.accuracy-df.probability).abs()).sum()/df.n.sum())
 
 # %% ../nbs/60_stats.ipynb #68047065
 def mcnemar(
-    right_a, # was the first model right? `[N]`
-    right_b, # was the second one right, about the same items? `[N]`
+    correct_a, # whether each prediction of model a is correct, `[N]`
+    correct_b, # the same for model b, on the same items, `[N]`
     seed:int|np.random.Generator=0, # of the bootstrap
     n_boot:int=10_000 # draws of the bootstrap
 )->dict: # `difference` of the accuracies, its 95% interval `low` to `high`, `only_a` and `only_b` (counts), and the exact `p`
-    "McNemar's exact test of two models on the same items, and the bootstrap interval of the difference"
-    a,b = (np.asarray(o, dtype=bool) for o in (right_a,right_b))
+    "McNemar's exact test of two models on the same items, and the bootstrap interval of the difference of their accuracies"
+    a,b = (np.asarray(o, dtype=bool) for o in (correct_a,correct_b))
     n,only_a,only_b = len(a),int((a&~b).sum()),int((~a&b).sum())
     draws = np.random.default_rng(seed).multinomial(n, [only_a/n,only_b/n,1-(only_a+only_b)/n], n_boot)
     low,high = np.quantile((draws[:,0]-draws[:,1])/n, [.025,.975]).tolist()
@@ -72,7 +73,7 @@ def mcnemar(
 
 # %% ../nbs/60_stats.ipynb #f7017185
 def holm(
-    p:pd.Series # p-values, one a test
+    p:pd.Series # p-values, one per test
 )->pd.Series: # in the same order
     "p-values corrected for the number of tests (Holm 1979)"
     p = p.sort_values()

@@ -10,46 +10,48 @@ from matplotlib.figure import Figure
 from torch.func import functional_call
 from .predictions import eval_mode
 
-# %% ../../nbs/63_interpret.surface.ipynb #7ecf0ad9
+# %% ../../nbs/63_interpret.surface.ipynb #a76f1266
+def _float_weights(model): return {k: o for k,o in model.state_dict().items() if o.is_floating_point()}
+
 def _random_direction(w, g):
-    "As long as the weights for each neuron or filter, 0 for whatever has one axis"
-    def along(o):
+    "Random, as long as the weights of each neuron or filter; 0 for tensors with one axis"
+    def direction(o):
         if o.dim()<2: return torch.zeros_like(o)
         d,axes = torch.randn(o.shape, generator=g).to(o),tuple(range(1, o.dim()))
-        size = partial(torch.linalg.vector_norm, dim=axes, keepdim=True)
-        return d*size(o)/size(d)
-    return {k: along(o) for k,o in w.items()}
+        norm = partial(torch.linalg.vector_norm, dim=axes, keepdim=True)
+        return d*norm(o)/norm(d)
+    return {k: direction(o) for k,o in w.items()}
 
-def _floats(model): return {k: o for k,o in model.state_dict().items() if o.is_floating_point()}
-
-def _way(w, other):
-    "The direction from weights `w` to those of another model"
-    new = _floats(other)
+# %% ../../nbs/63_interpret.surface.ipynb #c3313d11
+def _direction_towards(w, other):
+    "From weights `w` to those of the model `other`"
+    new = _float_weights(other)
     if {k: o.shape for k,o in new.items()}!={k: o.shape for k,o in w.items()}: raise ValueError("The two models have different weights. Give two of the same kind and size.")
     return {k: new[k].to(o)-o for k,o in w.items()}
 
 # %% ../../nbs/63_interpret.surface.ipynb #00986305
 def loss_surface(
-    model:nn.Module, # its weights stay untouched
+    model:nn.Module, # its weights stay as they are
     xb:Tensor, # inputs, as the model takes them
     yb:Tensor, # labels, as many as inputs; else `ValueError`
     loss_func:Callable, # gives one number for predictions and labels
     span:float=1., # how far to go either way, above 0; 1 is as far as from the weights to 0
-    steps:int=21, # points along each direction, 2 or more; an odd number has the weights themselves in the middle
+    steps:int=21, # points along each direction, 2 or more; with an odd number the weights themselves are in the middle
     seed:int=0, # seed of the directions
     towards:nn.Module|None=None # model of the same kind and size: the first direction then goes from -span past `model` (0) and it (1) to 1+span
-)->pd.DataFrame: # losses, a row a step in the first direction, a column a step in the second
+)->pd.DataFrame: # losses, a row per step in the first direction, a column per step in the second
     "The loss in evaluation mode along two directions, by default random ones as long as the weights of each neuron or filter"
     if not (steps>1 and 0<span<math.inf): raise ValueError(f"steps is {steps} and span {span}. Give 2 or more steps and a span above 0.")
-    if len(xb)!=len(yb): raise ValueError(f"There are {len(xb)} inputs but {len(yb)} labels. Give one label an input.")
-    w,g = _floats(model),torch.Generator().manual_seed(seed)
-    d,e = _random_direction(w, g) if towards is None else _way(w, towards),_random_direction(w, g)
+    if len(xb)!=len(yb): raise ValueError(f"There are {len(xb)} inputs but {len(yb)} labels. Give one label per input.")
+    w,g = _float_weights(model),torch.Generator().manual_seed(seed)
+    d,e = _random_direction(w, g) if towards is None else _direction_towards(w, towards),_random_direction(w, g)
     rows,cols = ([o/2+(span+o/2)*(2*i-steps+1)/(steps-1) for i in range(steps)] for o in (towards is not None,0))
     def loss(a, b): return loss_func(functional_call(model, {k: o+a*d[k]+b*e[k] for k,o in w.items()}, (xb,)), yb)
     with torch.no_grad(), eval_mode(model): z = torch.stack([loss(a, b) for a in rows for b in cols])
     name = 'first direction' if towards is None else 'towards the other model'
     return pd.DataFrame(z.view(steps, steps).cpu().numpy(), pd.Index(rows, name=name), pd.Index(cols, name='second direction'))
 
+# %% ../../nbs/63_interpret.surface.ipynb #6efafc94
 def plot_surface(
     surface:pd.DataFrame, # from `loss_surface`
     levels:int=20, # contours, about
