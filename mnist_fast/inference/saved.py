@@ -23,8 +23,10 @@ from ..model import mnist_model
 _format = 'mnist_fast model, version 1'
 
 def _check_model(model):
-    if not hasattr(model, 'config'): raise ValueError("This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
-    if model.config.get('n_out') not in (1,10): raise ValueError(f"The model has n_out={model.config.get('n_out')}. Only 1 and 10 can be saved.")
+    if not hasattr(model, 'config'): raise ValueError(
+        "This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
+    n_out = model.config.get('n_out')
+    if n_out not in (1,10): raise ValueError(f"The model has n_out={n_out}. Only 1 and 10 can be saved.")
 
 def _all_finite(weights): return all(w.isfinite().all() for w in weights.values())
 
@@ -61,8 +63,10 @@ def _read_weights(folder, sha256):
     try: data = path.read_bytes()
     except OSError as e: raise ValueError(f"{path}: cannot be read ({e.strerror}). Save the model again.") from None
     try: weights = st_load(data)
-    except (SafetensorError, ValueError) as e: raise ValueError(f"{path}: broken or not a safetensors file ({e}). Save the model again.") from None
-    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(f"{path}: not the weights that config.json belongs to. Save the model again.")
+    except (SafetensorError, ValueError) as e: raise ValueError(
+        f"{path}: broken or not a safetensors file ({e}). Save the model again.") from None
+    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(
+        f"{path}: not the weights that config.json belongs to. Save the model again.")
     return weights
 
 # %% ../../nbs/71_inference.saved.ipynb #920733a6
@@ -120,7 +124,7 @@ class DigitModel:
 _packaged = Path(str(files('mnist_fast')))/'weights'
 
 def load_model(
-    folder:str|Path='full' # written by `save_model`; 'full' and '3v7', where no folder has that name, are the models that the package contains
+    folder:str|Path='full' # written by `save_model`; 'full' and '3v7', if no folder has that name, are the models of the package
 ): # a `DigitModel`
     "Read a model; raises `ValueError` for files that are missing, broken or foreign; never runs anything from them"
     folder = Path(folder)
