@@ -184,5 +184,5 @@ def _found(f, *args):
 def find_digits()->dict: # a text for each of `MNIST_FAST_DATA`, `cache`, `cache_file` and `embedded`
     "Which digits are found where"
     folder = os.environ.get('MNIST_FAST_DATA')
-    in_folder = _found(read_folder, folder) if folder else 'not set'
-    return dict(MNIST_FAST_DATA=in_folder, cache=_found(read_cache), cache_file=str(cache_file()), embedded='scikit-learn digits, always there')
+    return dict(MNIST_FAST_DATA=_found(read_folder, folder) if folder else 'not set', cache=_found(read_cache),
+        cache_file=str(cache_file()), embedded='scikit-learn digits, always there')

@@ -20,7 +20,7 @@ from ..loss import class_probs
 from ..model import mnist_model
 
 # %% ../../nbs/71_inference.saved.ipynb #9dd3185a
-_format = 'mnist_fast model, version 1'
+_model_format = 'mnist_fast model, version 1'
 
 def _check_model(model):
     if not hasattr(model, 'config'): raise ValueError(
@@ -41,7 +41,7 @@ def save_model(
     weights = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
     if not _all_finite(weights): raise ValueError("Some weights are not numbers. Train the model again, with a lower learning rate.")
     data = st_save(weights)
-    config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(data).hexdigest(), **info)
+    config = dict(format=_model_format, version=__version__, model=model.config, sha256=hashlib.sha256(data).hexdigest(), **info)
     write_files(folder, {'model.safetensors': data, 'config.json': json.dumps(config, indent=2).encode()})
 
 # %% ../../nbs/71_inference.saved.ipynb #8582cacf
@@ -52,7 +52,7 @@ def _read_config(folder):
     if not os.path.isdir(folder): raise missing
     try: config = read_json(path, 'Save the model again.')
     except FileNotFoundError: raise missing from None
-    if config.get('format')!=_format: raise ValueError(f"{path}: not a model of this package ({_format!r}). {_fix}")
+    if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
     if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
     return config
