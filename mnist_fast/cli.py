@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'report', 'compare', 'ladder', 'bench', 'data', 'main']
 
-# %% ../nbs/99_cli.ipynb #723d480a
+# %% ../nbs/99_cli.ipynb #b656cab8
 import argparse, os, re, signal, sys, threading, warnings
 from importlib import import_module
 from json import dumps, loads
@@ -13,12 +13,12 @@ from fastcore.meta import delegates
 from . import __version__
 from .run.folder import changed_settings, run_settings, stopped
 
-# %% ../nbs/99_cli.ipynb #8516d4aa
+# %% ../nbs/99_cli.ipynb #c26ac0b6
 def _emit(json, text, obj): print(dumps(obj) if json else text, flush=True)
 
 def _is_terminal(): return sys.stdout is not None and sys.stdout.isatty()
 
-# %% ../nbs/99_cli.ipynb #5df13e6d
+# %% ../nbs/99_cli.ipynb #c8d60f6f
 def _result_text(run):
     m = run.metrics
     why = f"; {m['stopped']}" if m['stopped'] else ''
@@ -29,7 +29,7 @@ def _check_resume(out, settings):
     given = [*changed_settings(settings),*(['out'] if out else [])]
     if given: raise ValueError(f"--resume goes on with the settings of the run. Leave out --{' and --'.join(given).replace('_', '-')}.")
 
-# %% ../nbs/99_cli.ipynb #575b6621
+# %% ../nbs/99_cli.ipynb #8acacfb2
 @delegates(run_settings)
 def train(
     out:str=None, # Folder for the run (default: runs/TASK-RECIPE-TIME)
@@ -46,7 +46,7 @@ def train(
     if resume: resume_run(resume, **show)
     else: train_run(out, **show, **kwargs)
 
-# %% ../nbs/99_cli.ipynb #05a5bac2
+# %% ../nbs/99_cli.ipynb #9fea1a4e
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -57,7 +57,7 @@ def evaluate(
     res = evaluate_run(run, source)
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
-# %% ../nbs/99_cli.ipynb #cae3026d
+# %% ../nbs/99_cli.ipynb #f301c021
 def predict(
     images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
     model:str='full', # Folder of a run, or a model that the package contains: full (ten digits) or 3v7
@@ -77,7 +77,7 @@ def predict(
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/99_cli.ipynb #5e28a791
+# %% ../nbs/99_cli.ipynb #77c9254f
 def report(
     run:str, # Folder of a run
     source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: where the run had its digits from)
@@ -103,7 +103,7 @@ def compare(
     text = '\n\n'.join(df.to_string(index=False, float_format='{:.4g}'.format) for df in tables)
     _emit(json, text+f'\n\nPage: {out}'*bool(out), dict(zip(('runs','pairs'), map(_records, tables))))
 
-# %% ../nbs/99_cli.ipynb #ceda8806
+# %% ../nbs/99_cli.ipynb #cfbd5af8
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung that is random, or timings of each pair
@@ -117,7 +117,7 @@ def ladder(
     res = run_ladder(source, seeds, seed, by_hand, out)
     _emit(json, f"{ladder_text(res['rows'])}\n\nTest digits: {res['source']}{f'. Kept in {out}' if out else ''}", res['rows'])
 
-# %% ../nbs/99_cli.ipynb #7354e3da
+# %% ../nbs/99_cli.ipynb #564f434b
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
@@ -132,7 +132,7 @@ def bench(
     res,path = run_bench(source, quick, full, recipe, peers, out)
     _emit(json, f"{bench_text(res)}\n\nratio: how many times our time the peer takes, median of n rounds. Kept in {path}", res)
 
-# %% ../nbs/99_cli.ipynb #1042c0ab
+# %% ../nbs/99_cli.ipynb #1b59f473
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # Addresses of folders with the four packed files, tried in turn
@@ -146,7 +146,7 @@ def data(
     found = find_digits()
     _emit(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
 
-# %% ../nbs/99_cli.ipynb #32d65ebf
+# %% ../nbs/99_cli.ipynb #c14eadff
 commands = {f.__name__: f for f in (train,evaluate,predict,report,compare,ladder,bench,data)}
 
 class _Parser(argparse.ArgumentParser):
@@ -163,16 +163,16 @@ def _parser():
         subs.add_parser(name, parents=[parent], add_help=False, **texts)
     return p
 
-# %% ../nbs/99_cli.ipynb #f8d12435
+# %% ../nbs/99_cli.ipynb #5e641786
 def _fail(message, status=1):
     if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
     return status
 
-def _reason(e):
+def _sentence(e):
     if getattr(e, 'strerror', None): return f"{e.filename or 'The output'}: {e.strerror}. Free some space, or choose another place."
     return re.sub(r'^Exception occured in .* when calling event .*:\s*', '', str(e))
 
-# %% ../nbs/99_cli.ipynb #a877dc88
+# %% ../nbs/99_cli.ipynb #1838ca5c
 def _exit_now(*args):
     os.write(2, f'mnist_fast: {stopped}\n'.encode())
     os._exit(130)
@@ -194,10 +194,10 @@ def _mute(status):
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
-# %% ../nbs/99_cli.ipynb #58eb8c50
+# %% ../nbs/99_cli.ipynb #46b70967
 def _show_own_warnings():
     warnings.filterwarnings('ignore')
-    warnings.filterwarnings('always', module='mnist_fast')
+    warnings.filterwarnings('always', category=UserWarning, module='mnist_fast')
     warnings.showwarning = lambda message, *args, **kwargs: _fail(message)
 
 def _run_command(argv):
@@ -210,7 +210,7 @@ def _run_command(argv):
         if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
         return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/99_cli.ipynb #48df86e6
+# %% ../nbs/99_cli.ipynb #20066e80
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
@@ -222,9 +222,9 @@ def main(
         finally: sys.stdout and sys.stdout.flush()
     except KeyboardInterrupt as e: return _fail(str(e) or stopped, 130)
     except BrokenPipeError: return _mute(141)
-    except (ValueError, OSError, ImportError) as e: return _mute(_fail(_reason(e)))
+    except (ValueError, OSError, ImportError) as e: return _mute(_fail(_sentence(e)))
     except Exception as e:
         return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
 
-# %% ../nbs/99_cli.ipynb #6a814a6b
+# %% ../nbs/99_cli.ipynb #49f12922
 if __name__=='__main__': sys.exit(main())

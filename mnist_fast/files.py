@@ -106,7 +106,7 @@ def versions()->dict: # a version by name; a library that is not installed is le
 
 # %% ../nbs/00_files.ipynb #9000f25a
 def _cpu_name():
-    try: return next(o.split(':')[1].strip() for o in open('/proc/cpuinfo') if o.startswith('model name'))
+    try: return next(o.split(':')[1].strip() for o in Path('/proc/cpuinfo').read_text().splitlines() if o.startswith('model name'))
     except (OSError,StopIteration): return platform.processor() or platform.machine()
 
 def system_info()->dict: # `processor`, `cores`, `threads` of PyTorch, `gpu`, `system`, `versions`

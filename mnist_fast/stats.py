@@ -39,7 +39,8 @@ def calibration_bins(
     n_bins:int=10 # bins of equal width, from 0 to 1
 )->pd.DataFrame: # a row per bin: `n`, mean `probability`, `accuracy`
     "Count, mean probability and accuracy of the predictions in each bin that is not empty"
-    if not (len(p)==len(correct)>0 and n_bins>0): raise ValueError(f"There are {len(p)} probabilities, {len(correct)} results and {n_bins} bins. "
+    if not (len(p)==len(correct)>0 and n_bins>0): raise ValueError(
+        f"There are {len(p)} probabilities, {len(correct)} results and {n_bins} bins. "
         "Give one or more of each, and a probability for each result.")
     p,correct = np.asarray(p, dtype=float).clip(0, 1),np.asarray(correct).astype(int)
     accuracy,probability = calibration_curve(correct, p, n_bins=n_bins)

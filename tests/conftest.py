@@ -31,12 +31,13 @@ def quiet(learn):
 def one_sentence(text, *words, start='mnist_fast: '):
     "`text` is one line, free of Python's own noise, that names each of `words` (regular expressions)"
     assert re.fullmatch(re.escape(start)+r'[^\n]+\n', text), text
-    assert not re.search(r'Traceback|Errno|[a-z]Error|Exception|object at', text), text
+    assert not re.search(r'Traceback|Errno|[a-z]Error|Exception|object at 0x', text), text
     for w in words: assert re.search(w, text), (w, text)
 
 def names(error, *words):
     "An exception's message is one clear sentence that names each of `words` (regular expressions): the file, the value, what to do"
-    one_sentence(f'{error.value if hasattr(error, "value") else error}\n', *words, start='')
+    text = re.sub(r'^Exception occured in .* when calling event .*:\s*', '', str(getattr(error, 'value', error)))
+    one_sentence(text+'\n', *words, start='')
 
 def damaged(data):
     "Copies of a file's bytes, each damaged in another way, by name"

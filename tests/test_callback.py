@@ -1,5 +1,6 @@
-"Augmentation: a function of the seed and its strengths, for every shape that the loaders give. Hard examples: chosen by their loss. The others: in every Learner"
-import pytest, torch
+"Augmentation: a function of the seed and its arguments, for every shape that the loaders give. Callbacks: alike in each kind of Learner, harmless after the fit"
+import numpy as np, pytest, torch
+from conftest import names, same_weights
 from functools import partial, update_wrapper
 from hypothesis import given, settings, strategies as st
 from fastai.callback.core import Callback
@@ -9,9 +10,9 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from mnist_fast import scratch
-from mnist_fast.callback.training import EMA, HardExamples, KeepBest, StopAt
+from mnist_fast.callback.augment import BatchAugment, augment
 from mnist_fast.callback.monitor import GradNorm, NaNGuard
-from mnist_fast.callback.augment import augment
+from mnist_fast.callback.training import EMA, HardExamples, KeepBest, SkipValidation, StopAt
 from mnist_fast.data.loader import TensorDL, mnist_dls
 from mnist_fast.data.source import get_digits
 from mnist_fast.learner import FastLearner
@@ -19,6 +20,8 @@ from mnist_fast.loss import cross_entropy
 from mnist_fast.model import linear, mnist_model
 
 still = dict(rotate=0, scale=0, shear=0, shift=0, warp=0)
+eps = 2**-23
+place = 8*14*2*eps # error of a pixel: eight operations on numbers up to 1, 14 pixels a unit, two axes
 
 def blob(*shape):
     x = torch.zeros(shape).view(-1,28,28)
@@ -36,7 +39,7 @@ def middle(x):
 def test_shape_and_range(n, shape, rotate, scale, shear, shift, warp):
     x = torch.rand(n, *shape)
     y = augment(x, rotate, scale, shear, shift, warp)
-    assert y.shape==x.shape and y.dtype==x.dtype and 0<=y.min() and y.max()<=1+1e-6
+    assert y.shape==x.shape and y.dtype==x.dtype and 0<=y.min() and y.max()<=1+16*eps # four weights that add up to 1, each with a few rounding errors
 
 @pytest.mark.parametrize('shape', [(64,784),(64,1,28,28)])
 def test_strengths(shape):
@@ -44,7 +47,7 @@ def test_strengths(shape):
     torch.manual_seed(0)
     x = blob(*shape)
     at,size = middle(x)
-    assert torch.allclose(augment(x, **still), x, atol=1e-4)
+    assert torch.allclose(augment(x, **still), x, rtol=0, atol=place)
     moved,_ = middle(augment(x, **still|dict(shift=3)))
     assert 2<(moved-at).abs().max()<=3.01 and (moved-at).mean().abs()<1
     c,s = middle(augment(x, **still|dict(scale=.2)))
@@ -57,6 +60,21 @@ def test_each_image_for_itself():
     torch.manual_seed(0)
     y = augment(blob(8,1,28,28))
     assert len({o.numpy().tobytes() for o in y})==8
+
+def test_batch_augment():
+    "The callback passes its arguments on, for images in either shape, and to training batches only"
+    for shape in (784,),(1,28,28):
+        x,kw = torch.rand(8, *shape),dict(rotate=3., scale=.2, shear=.3, shift=2., warp=.4)
+        class Keep(Callback):
+            order = BatchAugment.order+1
+            def before_batch(self): self.learn.got[self.training] = self.x
+        dl = TensorDL(x, torch.arange(8), bs=8)
+        learn = Learner(DataLoaders(dl, dl), linear(10), cross_entropy, opt_func=SGD, lr=0., cbs=[BatchAugment(**kw), Keep()])
+        learn.got = {}
+        torch.manual_seed(7)
+        with learn.no_logging(): learn.fit(1)
+        torch.manual_seed(7)
+        assert torch.equal(learn.got[True], augment(x, **kw)) and torch.equal(learn.got[False], x)
 
 def test_gradient():
     x = torch.rand(2,1,28,28, requires_grad=True)
@@ -84,7 +102,8 @@ def test_hard_examples_on_tensors(start):
 
 @pytest.mark.parametrize('kw', [dict(hard=0), dict(easy=-.1), dict(start=2), dict(hard=.7, easy=.4)])
 def test_hard_examples_refuses(kw):
-    with pytest.raises(ValueError, match='parts of the whole'): HardExamples(**kw)
+    with pytest.raises(ValueError) as e: HardExamples(**kw)
+    names(e, *map(str, kw.values()), 'parts of the whole')
 
 def learner(cls=Learner, recipe='cnn', seed=0, **kwargs):
     set_seed(seed)
@@ -94,7 +113,7 @@ def learner(cls=Learner, recipe='cnn', seed=0, **kwargs):
 
 def weights(learn): return {k: o.clone() for k,o in learn.model.state_dict().items()}
 
-def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+def same(a, b): return a.keys()==b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 mks = dict(stop=lambda: StopAt('accuracy', .9), best=lambda: KeepBest('accuracy'), ema=lambda: EMA(.9), guard=NaNGuard, norm=GradNorm, hard=lambda: HardExamples(.3, .3, .1))
 
@@ -106,7 +125,7 @@ def test_in_each_learner(cb):
         learn.fit(3)
         return learn
     learns = [fitted(o) for o in (Learner, FastLearner, scratch.Learner)]
-    assert same(weights(learns[0]), weights(learns[1])) and same(weights(learns[0]), weights(learns[2]))
+    for o in learns[1:]: same_weights(learns[0].model, o.model)
     assert [list(o) for o in learns[0].recorder.values]==[list(o) for o in learns[1].recorder.values]
 
 def test_validate_leaves_them_alone():
@@ -125,8 +144,8 @@ def test_ema_batch_norm():
     "The buffers are averaged as the weights are, and the model stays the model"
     learn = learner(cbs=EMA(.95))
     learn.fit(4)
-    assert learn.ema.raw is None and learn.model[2].num_batches_tracked>0
-    for p,q in zip(learn.model.state_dict().values(), learn.ema.average.module.state_dict().values()): assert torch.equal(p, q)
+    assert learn.ema.training_model is None and learn.model[2].num_batches_tracked>0
+    same_weights(learn.model, learn.ema.average.module)
     assert learn.validate()[1]>.9
 
 def test_the_best_average():
@@ -141,7 +160,32 @@ def test_the_best_average():
 
 @pytest.mark.parametrize('decay', [-.1,1.1,float('nan')])
 def test_ema_refuses(decay):
-    with pytest.raises(ValueError, match='from 0 to 1'): EMA(decay)
+    with pytest.raises(ValueError) as e: EMA(decay)
+    names(e, str(decay), 'from 0 to 1')
+
+@pytest.mark.parametrize('cb', [StopAt,KeepBest])
+def test_unknown_column(cb):
+    "The message lists the columns that there are"
+    learn = learner(cbs=cb('f1', 1.) if cb is StopAt else cb('f1'))
+    with pytest.raises(ValueError) as e: learn.fit(1)
+    for o in "'f1'",'train_loss','valid_loss','accuracy': assert o in str(e.value)
+    assert 'time' not in str(e.value)
+
+@pytest.mark.parametrize('value,comp,n', [(1e9,None,1), (-1.,None,3), (-1.,np.greater,1)])
+def test_stop_at(value, comp, n):
+    "The fit ends with the first epoch that reaches the value: lower for a loss, unless `comp` says otherwise"
+    learn = learner(recipe='linear', cbs=StopAt('valid_loss', value, comp))
+    learn.fit(3)
+    assert len(learn.recorder.values)==n and bool(learn.recorder.stopped)==(n<3)
+
+def test_skip_validation():
+    "The same weights as with validation, and no validation loss in the history"
+    a,b = learner(),learner()
+    a.fit(2)
+    with b.added_cbs(SkipValidation()): b.fit(2)
+    same_weights(a.model, b.model)
+    assert [len(o) for o in a.recorder.values]==[3,3] and [len(o) for o in b.recorder.values]==[1,1]
+    assert len(b.validate())==2
 
 def test_nan_in_a_layer():
     "The layer is named, and the weights are those of the step before"

@@ -1,11 +1,11 @@
 "The one writer, the one checksum, JSON and the machine: whole files or none, whatever interrupts"
-import json, os, signal, subprocess, sys, zlib
+import json, os, platform, signal, subprocess, sys, zlib
 
 import pytest, torch
 from conftest import full_disk, names, sh
 from hypothesis import given, settings, strategies as st
 
-from mnist_fast import __version__
+from mnist_fast import __version__, files
 from mnist_fast.files import crc32, error_reason, read_json, system_info, temp_files, versions, write_files
 
 each = pytest.mark.parametrize
@@ -156,3 +156,9 @@ def test_system_info():
     assert [*info]=='processor cores threads gpu system versions'.split() and info['versions']==versions()
     assert info['processor'] and info['cores']==os.cpu_count() and info['threads']==torch.get_num_threads() and bool(info['gpu'])==torch.cuda.is_available()
     assert json.loads(json.dumps(info))==info
+
+def test_another_system(monkeypatch):
+    "Where there is no /proc/cpuinfo, Python's own name of the processor stands"
+    def no_file(*args): raise FileNotFoundError(2, 'No such file or directory')
+    monkeypatch.setattr(files, 'open', no_file, raising=False)
+    assert system_info()['processor']==(platform.processor() or platform.machine())

@@ -1,12 +1,12 @@
 "The learners: deterministic, at home in fastai, and as accurate as the book says"
-import json, pickle, pytest, torch
-from conftest import bin, needs_mnist, sh
+import json, pytest, torch
+from conftest import bin, names, needs_mnist, quiet, same_weights, sh
 from fastai.basics import Callback, CancelEpochException, Learner
 from fastai.callback.mixup import MixUp
 from mnist_fast.data.source import get_digits
 from mnist_fast.data.loader import mnist_dls, three_seven_dls
-from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, recipe_learner, three_seven_learner
-from mnist_fast.recipe import get_recipe, recipes
+from mnist_fast.learner import FastLearner, ablate, fit_recipe, mnist_learner, recipe_learner, run_recipe, tasks, three_seven_learner
+from mnist_fast.recipe import recipes, scaled_bs
 from mnist_fast.loss import batch_accuracy, binary_cross_entropy, cross_entropy, mnist_loss
 from mnist_fast.model import mnist_model
 from mnist_fast.optimizer import BasicOptim, FastSGD
@@ -16,7 +16,7 @@ make = {'3v7': lambda **kw: three_seven_learner(three_seven_dls(digits, bs=32, s
     'full': lambda **kw: mnist_learner(mnist_dls(digits, bs=32, seed=1), **kw)}
 
 def quiet_fit(learn, **kwargs):
-    with learn.no_bar(), learn.no_logging(): fit_recipe(learn, **kwargs)
+    with quiet(learn): fit_recipe(learn, **kwargs)
     return learn
 
 @pytest.mark.parametrize('task,name', [(t,n) for t in recipes for n in recipes[t]])
@@ -25,24 +25,26 @@ def test_recipes(task, name):
     r = recipes[task][name]
     a,b = (quiet_fit(make[task](recipe=name, seed=3), epochs=2, lr=r['lr']*32/r['bs']) for _ in range(2))
     assert a.recorder.values[-1][1] < make[task](recipe=name, seed=3).validate()[0]
-    for p,q in zip(a.model.state_dict().values(), b.model.state_dict().values()): assert torch.equal(p, q)
+    same_weights(a.model, b.model)
     assert a.recorder.values==b.recorder.values
 
 @pytest.mark.parametrize('task', recipes)
 def test_restarts(task):
     "However often the loader was begun before, the same seed gives the same weights"
     def weights(n):
-        dls = (three_seven_dls if task=='3v7' else mnist_dls)(digits, bs=32, seed=1)
+        mk_dls,mk_learner = tasks[task]
+        dls = mk_dls(digits, bs=32, seed=1)
         for i in range(n): dls.show_batch() if i%2 else [*dls.train]
-        learn = (three_seven_learner if task=='3v7' else mnist_learner)(dls, 'simple_net', seed=3)
+        learn = mk_learner(dls, 'simple_net', seed=3)
         dls.train.one_batch()
         return quiet_fit(learn, epochs=1).model[1].weight
     assert torch.equal(weights(0), weights(1)) and torch.equal(weights(0), weights(4))
 
-def test_bad_numbers():
-    for kw in dict(epochs=0),dict(lr=-1.):
-        with pytest.raises(ValueError, match='Give'): fit_recipe(make['3v7'](), **kw)
-    with pytest.raises(ValueError, match='There is no task'): get_recipe('4v9', 'cnn')
+@pytest.mark.parametrize('kw', [dict(epochs=0), dict(lr=-1.), dict(lr=float('nan')), dict(lr=float('inf'))])
+def test_bad_numbers(kw):
+    (name,value), = kw.items()
+    with pytest.raises(ValueError) as e: fit_recipe(make['3v7'](), **kw)
+    names(e, name, str(value), 'Give')
 
 @pytest.mark.parametrize('opt_func', [BasicOptim, FastSGD])
 def test_book_learner(opt_func, tmp_path):
@@ -50,7 +52,7 @@ def test_book_learner(opt_func, tmp_path):
     dls = three_seven_dls(digits, bs=32, seed=1)
     learn = Learner(dls, mnist_model('simple_net'), opt_func=opt_func, loss_func=mnist_loss, metrics=batch_accuracy, path=tmp_path,
         splitter=lambda m: [list(m[1].parameters()),list(m[3].parameters())])
-    with learn.no_bar(), learn.no_logging():
+    with quiet(learn):
         learn.fit(2, slice(.01,.1))
         learn.freeze()
         before = learn.model[1].weight.clone()
@@ -77,11 +79,6 @@ def test_the_books_results(ladder, task, rung, least):
     assert row['accuracy']>=least
     assert row['n']==(1 if 'pixel' in rung else 5)
 
-def test_smoothed_loss():
-    "A loss with smoothing can be pickled, as `Learner.export` would, and still knows its probabilities and labels"
-    loss = pickle.loads(pickle.dumps(make['3v7'](recipe='speed').loss_func))
-    assert loss.decodes(loss.activation(torch.tensor([2.,-2.]))).tolist()==[1,0]
-
 class Once(Callback):
     "Adds another callback in mid-epoch, and takes itself away"
     def after_step(self):
@@ -101,7 +98,7 @@ def test_fast_learner(cls):
     dls = mnist_dls(digits, bs=100, seed=1)
     learn = cls(dls, mnist_model('linear', n_out=10), cross_entropy, opt_func=FastSGD, lr=.1, cbs=Once)
     learn.n = 0
-    with learn.no_bar(), learn.no_logging():
+    with quiet(learn):
         learn.fit(1)
         assert learn.n==len(dls.train) and not learn._grab_cbs(Once)
         learn.count.run = False
@@ -119,7 +116,7 @@ def test_fast_learner_moves_batches():
 def test_recipe_for_both():
     "Augmentation, losses and numbers of a row reach the learner, for rows of 784 too"
     learn = make['3v7'](recipe=dict(recipes['3v7']['speed'], augment=dict(rotate=5.), wd=.1), seed=0)
-    assert learn.batch_augment.how['rotate']==5 and learn.loss_func.keywords=={'ls': .1} and learn.loss_func.decodes is binary_cross_entropy.decodes
+    assert learn.batch_augment.rotate==5 and learn.loss_func.keywords=={'ls': .1} and learn.loss_func.decodes is binary_cross_entropy.decodes
     quiet_fit(learn, epochs=1)
     assert learn.opt.hypers[0]['wd']==.1
 
@@ -129,3 +126,33 @@ def test_mixup(task, recipe):
     learn = recipe_learner(digits, task, recipe, seed=0)
     with learn.no_logging(): learn.fit(3, learn.lr if recipe!='linear' else .1, cbs=MixUp(.2))
     assert learn.validate()[1]>.6
+
+@pytest.mark.parametrize('task,recipe', [('3v7','speed'), ('full','linear')])
+def test_recipe_learner(task, recipe):
+    "A set of few digits gets smaller batches and the rate that goes with them; a batch size that is given changes neither"
+    r,learn = recipes[task][recipe],recipe_learner(digits, task, recipe, seed=0)
+    bs = scaled_bs(r, len(learn.dls.train_ds))
+    assert learn.dls.train.bs==learn.recipe['bs']==bs<r['bs'] and learn.task==task
+    assert learn.recipe['lr']==learn.lr==r['lr']*(bs/r['bs'])**.5
+    learn = recipe_learner(digits, task, recipe, bs=50, seed=0)
+    assert learn.dls.train.bs==50 and learn.lr==r['lr'] and recipes[task][recipe] is r
+
+def test_run_recipe():
+    "Test accuracy and the loss without smoothing, the same for the same seed; training and test are in the given context"
+    seen = []
+    def context(learn):
+        seen.append(learn)
+        return quiet(learn)
+    a,b = run_recipe(digits, '3v7', 'speed', 1),run_recipe(digits, '3v7', 'speed', 1, context)
+    same_weights(a['learn'].model, b['learn'].model)
+    assert (a['accuracy'],a['loss'])==(b['accuracy'],b['loss']) and seen==[b['learn']]
+    out = b['learn'].get_preds(dl=b['learn'].dls.test, act=lambda o: o)
+    assert a['accuracy']==batch_accuracy(*out).item() and b['learn'].loss_func is binary_cross_entropy
+
+def test_ablate():
+    "A row for the recipe and one for each change; the means and differences are those of the runs"
+    r = dict(recipes['full']['linear'], epochs=1)
+    res = ablate(digits, r, dict(lower=dict(lr=1e-4)), seeds=range(2))
+    accs = [quiet_fit(recipe_learner(digits, 'full', r, 1/6, seed=s)).recorder.values[-1][2] for s in range(2)]
+    assert [*res.index]==['as it is','lower'] and res.accuracy['as it is']==round(sum(accs)/2, 4)
+    assert res.change['as it is']==0 and abs(res.change['lower']-(res.accuracy['lower']-res.accuracy['as it is']))<=1.5e-4+1e-9

@@ -1,8 +1,8 @@
-"What each part of `best` buys, on held-out training digits: python tools/ablation.py"
+"What each part of `best` contributes, on held-out training digits: python tools/ablation.py"
 import json, os
 from pathlib import Path
-from mnist_fast.files import system_info
 from mnist_fast.data.source import get_digits
+from mnist_fast.files import system_info
 from mnist_fast.learner import ablate
 from mnist_fast.recipe import recipes
 
@@ -13,5 +13,6 @@ changes = dict(all_items_always=dict(hard=None), no_augmentation=dict(augment=No
 
 if __name__=='__main__':
     rows = ablate(get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist')), {**recipes['full']['best'], **small}, changes)
-    out.write_text(json.dumps(dict(command='python tools/ablation.py', about=about(), changed=small, rows=rows.to_dict('index')), indent=2)+'\n')
+    res = dict(command='python tools/ablation.py', about=system_info(), changed=small, rows=rows.to_dict('index'))
+    out.write_text(json.dumps(res, indent=2)+'\n')
     print(rows)

@@ -41,7 +41,7 @@ class NaNGuard(Callback):
     "End the fit before a loss or gradient that is not finite changes the weights; `stopped` says where it came from"
     run_valid,name = False,'nan_guard'
     def before_fit(self): self.stopped = None
-    def before_batch(self): self.buffers = [o.clone() for o in self.model.buffers()]
+    def before_batch(self): self.saved_buffers = [o.clone() for o in self.model.buffers()]
 
     def after_loss(self):
         if not self.loss.isfinite().all(): self._end_fit(f'the loss is {self.loss.item()}; {self._find_cause()}')
@@ -51,7 +51,7 @@ class NaNGuard(Callback):
         if bad: self._end_fit(f"the loss is {self.loss.item():.4g}, but the gradient of {', '.join(bad)} is not finite")
 
     def _end_fit(self, why):
-        for o,saved in zip(self.model.buffers(), self.buffers): o.data.copy_(saved)
+        for o,saved in zip(self.model.buffers(), self.saved_buffers): o.data.copy_(saved)
         self.stopped = f'Batch {self.iter} of epoch {self.epoch}: {why}. The weights are those before this batch.'
         warn(self.stopped)
         raise CancelFitException

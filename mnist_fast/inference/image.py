@@ -34,7 +34,8 @@ def _pixels(image):
 def _unreadable(image, e):
     "The one error for all that Pillow can't read"
     name = 'The image' if isinstance(image, Image.Image) else f'{len(image)} bytes' if isinstance(image, bytes) else image
-    why = 'of an unknown kind' if isinstance(e, UnidentifiedImageError) else (getattr(e, 'strerror', None) or str(e) or type(e).__name__).strip('. ')
+    why = 'of an unknown kind' if isinstance(e, UnidentifiedImageError) else getattr(e, 'strerror', None) or str(e) or type(e).__name__
+    why = why.strip('. ')
     return ValueError(f"{name}: not a picture that can be read ({why}). Give a PNG, JPEG or the like.")
 
 def _read(image):
@@ -50,7 +51,8 @@ def _numbers(x):
     try:
         if isinstance(x, Tensor): x = (x.detach().float() if x.is_floating_point() else x).cpu()
         x = np.asarray(x)
-    except Exception as e: raise ValueError(f"A {type(x).__name__} that is not one picture ({e}). Give an array of numbers, bytes or a path.") from None
+    except Exception as e: raise ValueError(
+        f"A {type(x).__name__} that is not one picture ({e}). Give an array of numbers, bytes or a path.") from None
     if x.dtype.kind not in 'biuf': raise ValueError(f"{x.dtype} is no type for a picture. Give integers 0 to 255 or floats 0 to 1.")
     return x.astype(float) if x.dtype==bool else x
 
@@ -68,7 +70,8 @@ def _from_array(x):
     "A PIL image of an array, a tensor or nested lists"
     x = _channels_last(_numbers(x))
     top = 255 if x.dtype.kind in 'iu' else 1
-    if not (x.min()>=0 and x.max()<=top): raise ValueError(f"Pixels go from {x.min()} to {x.max()}. Give integers 0 to 255 or floats 0 to 1.")
+    if not (x.min()>=0 and x.max()<=top): raise ValueError(
+        f"Pixels go from {x.min()} to {x.max()}. Give integers 0 to 255 or floats 0 to 1.")
     return Image.fromarray((x*(255/top)).round().astype(np.uint8))
 
 # %% ../../nbs/70_inference.image.ipynb #2c5bc4bf

@@ -20,11 +20,13 @@ from ..loss import class_probs
 from ..model import mnist_model
 
 # %% ../../nbs/71_inference.saved.ipynb #9dd3185a
-_format = 'mnist_fast model, version 1'
+_model_format = 'mnist_fast model, version 1'
 
 def _check_model(model):
-    if not hasattr(model, 'config'): raise ValueError("This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
-    if model.config.get('n_out') not in (1,10): raise ValueError(f"The model has n_out={model.config.get('n_out')}. Only 1 and 10 can be saved.")
+    if not hasattr(model, 'config'): raise ValueError(
+        "This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
+    n_out = model.config.get('n_out')
+    if n_out not in (1,10): raise ValueError(f"The model has n_out={n_out}. Only 1 and 10 can be saved.")
 
 def _all_finite(weights): return all(w.isfinite().all() for w in weights.values())
 
@@ -39,7 +41,7 @@ def save_model(
     weights = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
     if not _all_finite(weights): raise ValueError("Some weights are not numbers. Train the model again, with a lower learning rate.")
     data = st_save(weights)
-    config = dict(format=_format, version=__version__, model=model.config, sha256=hashlib.sha256(data).hexdigest(), **info)
+    config = dict(format=_model_format, version=__version__, model=model.config, sha256=hashlib.sha256(data).hexdigest(), **info)
     write_files(folder, {'model.safetensors': data, 'config.json': json.dumps(config, indent=2).encode()})
 
 # %% ../../nbs/71_inference.saved.ipynb #8582cacf
@@ -50,7 +52,7 @@ def _read_config(folder):
     if not os.path.isdir(folder): raise missing
     try: config = read_json(path, 'Save the model again.')
     except FileNotFoundError: raise missing from None
-    if config.get('format')!=_format: raise ValueError(f"{path}: not a model of this package ({_format!r}). {_fix}")
+    if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
     if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
     return config
@@ -61,11 +63,18 @@ def _read_weights(folder, sha256):
     try: data = path.read_bytes()
     except OSError as e: raise ValueError(f"{path}: cannot be read ({e.strerror}). Save the model again.") from None
     try: weights = st_load(data)
-    except (SafetensorError, ValueError) as e: raise ValueError(f"{path}: broken or not a safetensors file ({e}). Save the model again.") from None
-    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(f"{path}: not the weights that config.json belongs to. Save the model again.")
+    except (SafetensorError, ValueError) as e: raise ValueError(
+        f"{path}: broken or not a safetensors file ({e}). Save the model again.") from None
+    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(
+        f"{path}: not the weights that config.json belongs to. Save the model again.")
     return weights
 
 # %% ../../nbs/71_inference.saved.ipynb #920733a6
+def _reason(e):
+    "The line of an error's message that says why: PyTorch's first line may only be a heading"
+    lines = [o.strip().rstrip('.') for o in str(e).splitlines()] or [type(e).__name__]
+    return lines[1] if lines[0].startswith('Error(s)') and lines[1:] else lines[0]
+
 def _build_model(folder, config, weights):
     "The network of `config` with `weights` as float32, and the strides that its parameters were made with"
     try:
@@ -73,8 +82,7 @@ def _build_model(folder, config, weights):
         strides = {k: p.stride() for k,p in model.named_parameters()}
         model.load_state_dict(weights, assign=True)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
-        why = (str(e).splitlines()[1:] or [str(e)])[0].strip().rstrip('.')
-        raise ValueError(f"{folder}: weights and config.json do not fit each other ({why}). Save the model again.") from None
+        raise ValueError(f"{folder}: weights and config.json do not fit each other ({_reason(e)}). Save the model again.") from None
     return model.float(),strides
 
 def _check_weights(folder, weights):
@@ -116,7 +124,7 @@ class DigitModel:
 _packaged = Path(str(files('mnist_fast')))/'weights'
 
 def load_model(
-    folder:str|Path='full' # written by `save_model`; 'full' and '3v7', where no folder has that name, are the models that the package contains
+    folder:str|Path='full' # written by `save_model`; 'full' and '3v7', if no folder has that name, are the models of the package
 ): # a `DigitModel`
     "Read a model; raises `ValueError` for files that are missing, broken or foreign; never runs anything from them"
     folder = Path(folder)

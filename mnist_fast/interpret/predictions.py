@@ -60,7 +60,8 @@ def predict_table(
     out,targs = _outputs(learn, dl)
     p = class_probs(out)
     vocab = [str(o) for o in getattr(learn.dls, 'vocab', None) or range(p.shape[1])]
-    if len(vocab)!=p.shape[1]: raise ValueError(f"The model has {p.shape[1]} classes, but dls.vocab has {len(vocab)} names. Use loaders and a model for the same task.")
+    if len(vocab)!=p.shape[1]: raise ValueError(
+        f"The model has {p.shape[1]} classes, but dls.vocab has {len(vocab)} names. Use loaders and a model for the same task.")
     if out.numel()==len(targs): targs,vocab = 1-targs,vocab[::-1]
     return prediction_table(p, targs, vocab)
 
@@ -82,8 +83,9 @@ def most_wrong(
 
 # %% ../../nbs/61_interpret.predictions.ipynb #82dfe188
 def _dataset(learn, dl):
-    if dl is None and isinstance(learn, pd.DataFrame): raise ValueError("A table of predictions has no pictures. Give dl, the loader of the same items.")
-    return dl.dataset if isinstance(learn, pd.DataFrame) else _loader(learn, dl).dataset
+    if not isinstance(learn, pd.DataFrame): return _loader(learn, dl).dataset
+    if dl is None: raise ValueError("A table of predictions has no pictures. Give dl, the loader of the same items.")
+    return dl.dataset
 
 def plot_most_wrong(
     learn:Learner|pd.DataFrame, # as for `most_wrong`
@@ -156,5 +158,5 @@ def plot_calibration(
     df,fig = calibration_bins(p, correct, n_bins),Figure(figsize=(4.4,4.2), layout='constrained')
     top,low = fig.subplots(2, 1, sharex=True, height_ratios=(3,1))
     _plot_accuracies(top, df)
-    _plot_counts(low, df, .6/n_bins)
+    _plot_counts(low, df, .2/n_bins)
     return fig

@@ -26,7 +26,8 @@ def _random_direction(w, g):
 def _direction_towards(w, other):
     "From weights `w` to those of the model `other`"
     new = _float_weights(other)
-    if {k: o.shape for k,o in new.items()}!={k: o.shape for k,o in w.items()}: raise ValueError("The two models have different weights. Give two of the same kind and size.")
+    if {k: o.shape for k,o in new.items()}!={k: o.shape for k,o in w.items()}: raise ValueError(
+        "The two models have different weights. Give two of the same kind and size.")
     return {k: new[k].to(o)-o for k,o in w.items()}
 
 # %% ../../nbs/63_interpret.surface.ipynb #00986305
@@ -38,7 +39,7 @@ def loss_surface(
     span:float=1., # how far to go either way, above 0; 1 is as far as from the weights to 0
     steps:int=21, # points along each direction, 2 or more; with an odd number the weights themselves are in the middle
     seed:int=0, # seed of the directions
-    towards:nn.Module|None=None # model of the same kind and size: the first direction then goes from -span past `model` (0) and it (1) to 1+span
+    towards:nn.Module|None=None # model of the same kind: the first direction then goes from -span past `model` (0) and it (1) to 1+span
 )->pd.DataFrame: # losses, a row per step in the first direction, a column per step in the second
     "The loss in evaluation mode along two directions, by default random ones as long as the weights of each neuron or filter"
     if not (steps>1 and 0<span<math.inf): raise ValueError(f"steps is {steps} and span {span}. Give 2 or more steps and a span above 0.")

@@ -14,7 +14,8 @@ def _first_weights(model):
     "The first weights, `[n,784]`, and whether the model has no others"
     ws = [model] if isinstance(model, Tensor) else [p for p in model.parameters() if p.dim()>1]
     shape = tuple(ws[0].shape) if ws else ()
-    if shape[1:]!=(784,): raise ValueError(f"The first weights have shape {shape}. Give a model whose first layer has 784 inputs, such as linear or simple_net.")
+    if shape[1:]!=(784,): raise ValueError(
+        f"The first weights have shape {shape}. Give a model whose first layer has 784 inputs, such as linear or simple_net.")
     return ws[0].detach().float().cpu(),len(ws)==1
 
 def plot_weights(
@@ -66,8 +67,9 @@ def plot_filters(
 def _kept_stats(learn):
     "The learner's `ActivationStats`, with histograms"
     stats = first(learn.cbs, risinstance(ActivationStats))
-    if not (stats and stats.with_hist and getattr(stats, 'stats', None) and stats.modules): raise ValueError("The learner has kept no histograms of "
-        "layers. Give it ActivationStats(with_hist=True, modules=...), fit, and plot before `validate` or `get_preds`, which begin anew.")
+    if not (stats and stats.with_hist and getattr(stats, 'stats', None) and stats.modules): raise ValueError(
+        "The learner has kept no histograms of layers. Give it ActivationStats(with_hist=True, modules=...), fit, "
+        "and plot before `validate` or `get_preds`, which begin anew.")
     return stats
 
 def plot_activations(

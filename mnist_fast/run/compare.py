@@ -18,64 +18,73 @@ from .report import Run
 from ..stats import holm, mcnemar, wilson
 
 # %% ../../nbs/87_run.compare.ipynb #87c461db
+def _same_test_set(a, b):
+    "Are the digits the same now, and were they the same when the runs were made, as far as that is recorded?"
+    recorded = zip((a.text('data', 'crc32'),a.num('n_test')), (b.text('data', 'crc32'),b.num('n_test')))
+    return torch.equal(a.ds.x, b.ds.x) and torch.equal(a.ds.y, b.ds.y) and all(x==y for x,y in recorded if None not in (x,y))
+
 def _load_runs(runs, digits):
     if isinstance(runs, (str,Path)) or len(runs:=list(runs))<2: raise ValueError(f"{runs!r}: not two runs. Give a list of two or more folders.")
     get = cache(get_digits)
-    a,*others = rs = [Run(o, digits, get=get) for o in runs]
-    for b in others:
-        if a.task!=b.task: raise ValueError(f"{a.folder} is a run of task {a.task}, {b.folder} of {b.task}. Compare runs of one task.")
-        if not _same_test(a, b): raise ValueError(f"{a.folder} and {b.folder} were not tested on the same digits. Compare runs with one test set.")
+    first,*others = rs = [Run(o, digits, get=get) for o in runs]
+    for o in others:
+        if first.task!=o.task: raise ValueError(f"{first.folder} is a run of task {first.task}, {o.folder} of {o.task}. Compare runs of one task.")
+        if not _same_test_set(first, o): raise ValueError(f"{first.folder} and {o.folder} were not tested on the same digits. Compare runs with one test set.")
     return rs
 
-def _same_test(a, b):
-    "Are the digits the same, and were they so when the runs were made, as far as that is known?"
-    known = zip((a.text('data', 'crc32'),a.num('n_test')), (b.text('data', 'crc32'),b.num('n_test')))
-    return torch.equal(a.ds.x, b.ds.x) and torch.equal(a.ds.y, b.ds.y) and all(x==y for x,y in known if None not in (x,y))
-
 # %% ../../nbs/87_run.compare.ipynb #fd0b16f8
-def _row(r):
-    n,k,text = len(r.right),int(r.right.sum()),r.text
-    return dict(run=str(r.folder), task=r.task, recipe=text('recipe'), model=r.model, params=r.params, accuracy=k/n, **dict(zip(('low','high'), wilson(k, n))),
-        errors=n-k, loss=r.answers.loss.mean(), seconds=r.num('seconds', 'train'), seed=r.num('seed'))
+def _run_row(r):
+    n,k = len(r.correct),int(r.correct.sum())
+    low,high = wilson(k, n)
+    return dict(run=str(r.folder), task=r.task, recipe=r.text('recipe'), model=r.model, params=r.params, accuracy=k/n, low=low, high=high,
+        errors=n-k, loss=r.predictions.loss.mean(), seconds=r.num('seconds', 'train'), seed=r.num('seed'))
 
-def _compared(rs, seed=0):
+# %% ../../nbs/87_run.compare.ipynb #7f9f51d8
+def _pair_table(rs, seed):
     rng = np.random.default_rng(seed)
-    pairs = pd.DataFrame([dict(a=str(a.folder), b=str(b.folder), **mcnemar(a.right, b.right, rng)) for a,b in combinations(rs, 2)])
+    pairs = pd.DataFrame([dict(a=str(a.folder), b=str(b.folder), **mcnemar(a.correct, b.correct, rng)) for a,b in combinations(rs, 2)])
     pairs['p_holm'] = holm(pairs.p)
-    return pd.DataFrame([_row(r) for r in rs]),pairs.assign(beyond_chance=pairs.p_holm<.05)
+    return pairs.assign(beyond_chance=pairs.p_holm<.05)
+
+def _compare_tables(rs, seed=0): return pd.DataFrame([_run_row(r) for r in rs]),_pair_table(rs, seed)
 
 # %% ../../nbs/87_run.compare.ipynb #766df073
 def compare_runs(
-    runs:list, # folders of two runs or more, of one task and tested on the same digits; else `ValueError`
-    digits:str|Path|Digits|None=None, # as for `get_digits`; by default where each run had its own from
-    seed:int=0 # of the bootstrap
-)->tuple: # two DataFrames: a row a run, with its accuracy and the 95% interval `low` to `high`; and a row a pair
-    "Compare runs, and each of them with each other: difference of accuracy with a 95% interval, p-value, and whether it is more than chance"
-    return _compared(_load_runs(runs, digits), seed)
+    runs:list, # two or more folders of runs, of one task and tested on the same digits; else `ValueError`
+    digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where each run had its own
+    seed:int=0 # seed of the bootstrap
+)->tuple: # two DataFrames: a row per run, with its accuracy and the 95% interval `low` to `high`, and a row per pair
+    "Compare each run with each other one: difference of the accuracies with a 95% interval, p-value, and whether it is more than chance"
+    return _compare_tables(_load_runs(runs, digits), seed)
 
 # %% ../../nbs/87_run.compare.ipynb #69b93de2
-def _plot_runs(runs):
-    fig = Figure(figsize=(4.8,.35*len(runs)+.7), layout='constrained')
-    ax,names = fig.subplots(),[''.join(c for c in Path(o).name[:40] if c.isprintable()) for o in runs.run]
-    ax.errorbar(100*runs.accuracy, range(len(runs)), xerr=100*(runs[['low','high']].sub(runs.accuracy, axis=0).abs().values.T), fmt='o', capsize=3)
-    ax.set_yticks(range(len(runs)), names)
+def _plot_intervals(df):
+    "Accuracy and interval of each run, in percent"
+    fig = Figure(figsize=(4.8,.35*len(df)+.7), layout='constrained')
+    ax,names = fig.subplots(),[''.join(c for c in Path(o).name[:40] if c.isprintable()) for o in df.run]
+    errors = df[['low','high']].sub(df.accuracy, axis=0).abs().values.T
+    ax.errorbar(100*df.accuracy, range(len(df)), xerr=100*errors, fmt='o', capsize=3)
+    ax.set_yticks(range(len(df)), names)
     ax.invert_yaxis()
     ax.set(xlabel='accuracy, %')
     return fig
 
-def _run_rows(df):
+# %% ../../nbs/87_run.compare.ipynb #e017f667
+def _run_cells(df):
     for o in df.itertuples():
-        share = [number_cell(s, '.2%') for s in (o.accuracy,o.low,o.high)]
-        yield [o.run,o.recipe or '–',o.model,o.params,*share,o.errors,number_cell(o.loss, '.4f'),number_cell(o.seconds, ',.1f'),number_cell(o.seed, '.0f')]
+        accuracy = [number_cell(s, '.2%') for s in (o.accuracy,o.low,o.high)]
+        yield [o.run,o.recipe or '–',o.model,o.params,*accuracy,o.errors,number_cell(o.loss, '.4f'),number_cell(o.seconds, ',.1f'),number_cell(o.seed, '.0f')]
 
-def _pair_rows(df):
+def _pair_cells(df):
     for o in df.itertuples():
-        share,p = [number_cell(s, '+.2%') for s in (o.difference,o.low,o.high)],[number_cell(s, '.2g') for s in (o.p,o.p_holm)]
-        yield [o.a,o.b,*share,o.only_a,o.only_b,*p,'yes' if o.beyond_chance else 'no']
+        difference,p = [number_cell(s, '+.2%') for s in (o.difference,o.low,o.high)],[number_cell(s, '.2g') for s in (o.p,o.p_holm)]
+        yield [o.a,o.b,*difference,o.only_a,o.only_b,*p,'yes' if o.beyond_chance else 'no']
+
+_pair_head = 'a', 'b', 'difference', 'from', 'to', 'only a', 'only b', 'p', 'p, all pairs', 'more than chance'
 
 # %% ../../nbs/87_run.compare.ipynb #dc757294
-_how = ('The difference is the accuracy of a less that of b on the same digits, with its 95% interval by the bootstrap. p is from the exact McNemar test, which '
-    'looks at the digits that only one of the two told; the last p is corrected for all pairs (Holm). More than chance: that p is below 5%.')
+_pairs_text = ('The difference is the accuracy of a minus that of b on the same digits, with its 95% interval (bootstrap). p is from the exact McNemar test, which '
+    'looks at the digits that only one of the two predicted correctly; the last p is corrected for all pairs (Holm). More than chance: that p is below 5%.')
 
 @rc_context(chart_style)
 def compare_report(
@@ -85,11 +94,11 @@ def compare_report(
 )->Path: # of the page
     "Write a page that compares runs; raises `ValueError` as `compare_runs` does"
     rs,out = _load_runs(runs, digits),Path(out)
-    df,pairs = _compared(rs)
+    table,pairs = _compare_tables(rs)
     title,text = f'{len(rs)} runs compared','Accuracy on the test digits, with its 95% interval.'
-    runs = html_table('runs', _run_rows(df), *'run recipe model parameters accuracy from to errors loss seconds seed'.split())
-    pairs = html_table('pairs', _pair_rows(pairs), 'a', 'b', 'difference', 'from', 'to', 'only a', 'only b', 'p', 'p, all pairs', 'more than chance')
-    page = html_page(title, H1(title), P(f'{len(rs[0].right):,} test digits: {rs[0].digits.source}'),
-        section('Runs', chart(_plot_runs(df), text), runs), section('Pairs', P(_how), pairs))
+    run_table = html_table('runs', _run_cells(table), *'run recipe model parameters accuracy from to errors loss seconds seed'.split())
+    pair_table = html_table('pairs', _pair_cells(pairs), *_pair_head)
+    page = html_page(title, H1(title), P(f'{len(rs[0].correct):,} test digits: {rs[0].digits.source}'),
+        section('Runs', chart(_plot_intervals(table), text), run_table), section('Pairs', P(_pairs_text), pair_table))
     write_files(out.parent, {out.name: page})
     return out

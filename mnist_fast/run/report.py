@@ -3,52 +3,45 @@
 # %% auto #0
 __all__ = ['Run', 'run_report']
 
-# %% ../../nbs/86_run.report.ipynb #ea5a331a
-import json
+# %% ../../nbs/86_run.report.ipynb #5a170d97
+import json, matplotlib
 from contextlib import suppress
-from functools import cache
 from fastai.basics import *
 from fastcore import xml
 from fastcore.xml import *
-
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from sklearn.metrics import confusion_matrix
-from .. import __version__
 from ..data.idx import Digits, check_digits
 from ..data.loader import TensorDS
 from ..data.source import get_digits
 from ..files import crc32, read_json, write_files
 from ..inference.saved import load_model
 from ..interpret.predictions import confused_pairs, plot_calibration, prediction_table
-from ..interpret.weights import plot_filters
 from ..model import count_params
 from .page import absent_note, chart, chart_style, html_page, html_table, number_cell, png_uri, section
 from ..stats import calibration_error, class_table, wilson
 
-# %% ../../nbs/86_run.report.ipynb #f2f8d10b
-def _read(path):
-    try: o = json.loads(path.read_bytes())
+# %% ../../nbs/86_run.report.ipynb #4d36aa91
+def _read_metrics(folder):
+    "What `metrics.json` holds; nothing if there is no such file"
+    try: return read_json(folder/'metrics.json')
     except FileNotFoundError: return {}
-    except (OSError, ValueError, RecursionError) as e:
-        raise ValueError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e}). Put a whole copy in its place, or delete it.") from None
-    if not isinstance(o, dict): raise ValueError(f"{path}: holds no figures of a run. Put a whole copy in its place, or delete it.")
-    return o
 
-# %% ../../nbs/86_run.report.ipynb #c01bcb42
-def _num(o): return o if isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e15 else None
-def _text(o): return None if o is None or isinstance(o, (dict,list)) else str(o)[:500]
+# %% ../../nbs/86_run.report.ipynb #f7e5add9
+def _number_or_none(o): return o if isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e15 else None
+def _text_or_none(o): return None if o is None or isinstance(o, (dict,list)) else str(o)[:500]
 
-def _source(said):
-    "What `get_digits` takes, from what it called the digits"
-    if not said: return 'auto'
-    return 'digits' if said.startswith('scikit-learn') else 'mnist' if said.startswith('MNIST') else said
+# %% ../../nbs/86_run.report.ipynb #5ba95f73
+def _digits_source(name):
+    "The source for `get_digits`, from the name that it gave the digits"
+    if not name: return 'auto'
+    return 'digits' if name.startswith('scikit-learn') else 'mnist' if name.startswith('MNIST') else name
 
-# %% ../../nbs/86_run.report.ipynb #df18baa0
-def _rows(folder):
-    "The rows of a history, dicts, and the name of its file"
+# %% ../../nbs/86_run.report.ipynb #dd9266e5
+def _read_history(folder):
+    "The rows of a history as dicts, and the name of the file"
     rows,path = [],folder/'history.jsonl'
     with suppress(OSError):
         for line in path.read_text('utf-8', 'replace').splitlines():
@@ -57,30 +50,37 @@ def _rows(folder):
     with suppress(OSError, ValueError): return pd.read_csv(folder/'history.csv').to_dict('records'),'history.csv'
     return [],None
 
-_names = dict(lr='learning rate', mom='momentum', loss='batch loss')
+# %% ../../nbs/86_run.report.ipynb #e07e74b7
+_column_names = dict(lr='learning rate', mom='momentum', loss='batch loss')
 
-def _frame(rows):
-    "Numbers alone, under names that can be printed; at most a thousand rows and twelve columns"
-    df = pd.DataFrame([{_names.get(k, k.replace('_', ' ')): _num(v) for k,v in o.items() if k.isprintable() and len(k)<40} for o in rows], dtype=float)
+def _history_frame(rows):
+    "Numbers only, in columns with readable names; at most a thousand rows and twelve columns"
+    name = lambda k: _column_names.get(k, k.replace('_', ' '))
+    df = pd.DataFrame([{name(k): _number_or_none(v) for k,v in o.items() if k.isprintable() and len(k)<40} for o in rows], dtype=float)
     return df.dropna(axis=1, how='all').iloc[::max(1, math.ceil(len(df)/1000)), :12]
 
-# %% ../../nbs/86_run.report.ipynb #564ba4a1
+# %% ../../nbs/86_run.report.ipynb #36031eeb
 class Run:
-    "What is known of a run, and what its model says about the test digits"
-    def __init__(self, folder, digits=None, probs=None, get=get_digits):
+    "What is known of a run, with the model's prediction for each test digit"
+    def __init__(self,
+        folder:str|Path, # of the run
+        digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where the run had its own
+        probs:Tensor|None=None, # probabilities of the test digits, if the run has just predicted them
+        get:Callable=get_digits # reads the digits of the run by their source
+    ):
         self.folder = Path(folder)
         if not self.folder.is_dir(): raise ValueError(f"{folder}: no such folder. Name the folder of a run, as mnist_fast train makes it.")
-        self.saved,self.metrics = load_model(self.folder),_read(self.folder/'metrics.json')
-        classes = self.saved.classes
-        said = self.text('data','source') or self.text('source') or _text(self.saved.config.get('source'))
-        self.digits,self.classes = get(_source(said)) if digits is None else get_digits(digits),[str(o) for o in classes]
-        x,y = check_digits(self.digits.x_test, self.digits.y_test, f'{self.digits.source}, test set')
-        if not (keep := torch.isin(y.long(), tensor(classes))).all(): x,y = x[keep],y[keep]
-        self.ds = TensorDS(x, torch.searchsorted(tensor(classes), y.long()))
-        p = self._predict() if probs is None else probs
-        loss = -p.gather(1, self.ds.y[:,None])[:,0].clamp_min(1e-38).log()
-        self.answers = prediction_table(p, self.ds.y, self.classes).assign(loss=loss.numpy())
-        self.right = (self.answers.actual==self.answers.pred).values
+        self.saved,self.metrics = load_model(self.folder),_read_metrics(self.folder)
+        self.classes = [str(o) for o in self.saved.classes]
+        source = self.text('data','source') or self.text('source') or _text_or_none(self.saved.config.get('source'))
+        self.digits = get(_digits_source(source)) if digits is None else get_digits(digits)
+        self.ds = self._test_set()
+        self.predictions = self._predictions(self._probabilities() if probs is None else probs)
+
+    def _predict(self):
+        "In batches like those of the run, so that the bits are the same"
+        bs = self.num('bs') or 1000
+        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
 
     def _predict(self):
         "In batches like those of the run, so that the bits are the same"
@@ -103,14 +103,50 @@ class Run:
         return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
 
     def get(self, *keys):
+        "The value in `metrics.json` under one or more keys, None if there is none"
         o = self.metrics
         for k in keys: o = o.get(k) if isinstance(o, dict) else None
         return o
 
-    def num(self, *keys): return _num(self.get(*keys))
-    def text(self, *keys): return _text(self.get(*keys))
+# %% ../../nbs/86_run.report.ipynb #d28e7cd7
+@patch
+def num(self:Run, *keys):
+    "As `get`, a number or None"
+    return _number_or_none(self.get(*keys))
 
-# %% ../../nbs/86_run.report.ipynb #bc061264
+@patch
+def text(self:Run, *keys):
+    "As `get`, a short text or None"
+    return _text_or_none(self.get(*keys))
+
+# %% ../../nbs/86_run.report.ipynb #a1eeb0df
+@patch
+def _test_set(self:Run):
+    "The test digits that the model knows"
+    x,y = check_digits(self.digits.x_test, self.digits.y_test, f'{self.digits.source}, test set')
+    classes = tensor(self.saved.classes)
+    if not (keep := torch.isin(y.long(), classes)).all(): x,y = x[keep],y[keep]
+    return TensorDS(x, torch.searchsorted(classes, y.long()))
+
+@patch
+def _probabilities(self:Run):
+    "In batches of the size that the run used, so that the bits are the same"
+    bs = self.num('bs')
+    if not (isinstance(bs, int) and bs>0): bs = 1000
+    return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
+
+# %% ../../nbs/86_run.report.ipynb #309a2cae
+@patch
+def _predictions(self:Run, probs):
+    "A table with a row per test digit; `actual` and `pred` are the positions in `classes`, `correct` whether they are equal"
+    want = (len(self.ds),len(self.classes))
+    if probs.shape!=want: raise ValueError(f"The probabilities have shape {tuple(probs.shape)}, but the test set and the model need {want}. Give those of the same digits.")
+    self.actual,self.pred = self.ds.y.numpy(),probs.argmax(1).numpy()
+    self.correct = self.actual==self.pred
+    loss = -probs.gather(1, self.ds.y[:,None])[:,0].clamp_min(1e-38).log()
+    return prediction_table(probs, self.ds.y, self.classes).assign(loss=loss.numpy())
+
+# %% ../../nbs/86_run.report.ipynb #aecb772a
 @patch(as_prop=True)
 def task(self:Run): return '3v7' if self.saved.n_out==1 else 'full'
 
@@ -120,157 +156,184 @@ def model(self:Run): return self.saved.config['model']['name']
 @patch(as_prop=True)
 def params(self:Run): return count_params(self.saved.model)
 
-# %% ../../nbs/86_run.report.ipynb #c1bad7a1
+# %% ../../nbs/86_run.report.ipynb #e164dfee
 @patch(as_prop=True)
 def name(self:Run): return f"{'Threes and sevens' if self.task=='3v7' else 'All ten digits'}, {self.text('recipe') or self.model}"
 
 @patch(as_prop=True)
 def digits_changed(self:Run):
-    "Are these other digits than the run's?"
+    "Are these other digits than those of the run?"
     crc = self.text('data', 'crc32')
     return crc is not None and crc!=crc32(self.digits[:4])
 
-# %% ../../nbs/86_run.report.ipynb #7a67738e
-def _tile(name, value, text): return Div(Dt(name), Dd(Strong(value), Small(text)))
+# %% ../../nbs/86_run.report.ipynb #8fec50a2
+def _card(name, value, text): return Div(Dt(name), Dd(Strong(value), Small(text)))
 
-def _tiles(r):
-    n,k = len(r.right),int(r.right.sum())
+def _result_cards(r):
+    n,k = len(r.correct),int(r.correct.sum())
     train,epochs = r.num('seconds', 'train'),r.num('epochs')
-    yield _tile('accuracy', f'{k/n:.2%}', '95% interval: {:.2%} to {:.2%}'.format(*wilson(k, n)))
-    yield _tile('errors', f'{n-k:,}', f'of {n:,} test digits')
-    yield _tile('loss', f'{r.answers.loss.mean():.4f}', 'cross-entropy')
-    yield _tile('parameters', f'{r.params:,}', r.model)
-    yield _tile('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
-    yield _tile('test digits', f'{n:,}', r.digits.source)
+    yield _card('accuracy', f'{k/n:.2%}', '95% interval: {:.2%} to {:.2%}'.format(*wilson(k, n)))
+    yield _card('errors', f'{n-k:,}', f'of {n:,} test digits')
+    yield _card('loss', f'{r.predictions.loss.mean():.4f}', 'cross-entropy')
+    yield _card('parameters', f'{r.params:,}', r.model)
+    yield _card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
+    yield _card('test digits', f'{n:,}', r.digits.source)
 
-# %% ../../nbs/86_run.report.ipynb #5288f61d
-def _notes(r):
-    "What a reader has to know first"
-    n,k,was,stopped = len(r.right),r.right.sum(),r.num('accuracy'),r.text('stopped')
-    if not r.metrics: yield 'There is no metrics.json here, so little is known of how the model was made.'
+# %% ../../nbs/86_run.report.ipynb #b390280e
+def _result_notes(r):
+    acc,recorded,stopped = r.correct.mean(),r.num('accuracy'),r.text('stopped')
+    if not r.metrics: yield 'This folder has no metrics.json, so the page knows little about the training.'
     if stopped: yield f'Training was stopped early: {stopped}.'
-    if r.digits_changed: yield f'These are not the digits of the run: the checksum of {r.digits.source} is not the one recorded. All figures here are about these digits.'
-    if was is not None and abs(was-k/n)>.5/n: yield f'The run recorded an accuracy of {was:.2%}. On these digits the model as it was saved has {k/n:.2%}.'
+    if r.digits_changed:
+        yield f'These are not the digits of the run: the checksum of {r.digits.source} is not the recorded one. All numbers here are for these digits.'
+    if recorded is not None and abs(recorded-acc)>.5/len(r.correct):
+        yield f'The run recorded an accuracy of {recorded:.2%}. The saved model has {acc:.2%} on these digits.'
 
-# %% ../../nbs/86_run.report.ipynb #eb610b0e
-def _lines(df, x, *groups):
-    "A chart above the other for each group of columns"
-    fig = Figure(figsize=(4.8,2.8), layout='constrained')
+# %% ../../nbs/86_run.report.ipynb #e68ecbae
+def _plot_columns(df, x, *groups):
+    "A plot for each group of columns, one above the other"
+    fig = Figure(figsize=(4.8,2.8))
     for ax,names in zip(fig.subplots(len(groups), 1, sharex=True, squeeze=False).flat, groups):
+        ax.yaxis.set_major_locator(MaxNLocator(5 if len(groups)==1 else 3))
         for k in names: ax.plot(df[x], df[k], lw=1, alpha=.4 if k=='batch loss' else 1, marker='.' if len(df)<60 else None, label=k)
         if 'batch loss' in names: ax.plot(df[x], df['batch loss'].ewm(span=max(2, len(df)/20)).mean(), color='C0', label='running mean')
-        if len(ax.lines)>1: ax.legend()
+        if len(ax.lines)>1: ax.legend(loc='upper right')
         else: ax.set_ylabel(names[0])
     ax.set_xlabel(x)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     return fig
 
-# %% ../../nbs/86_run.report.ipynb #a14f0415
-def _charts(epochs, batches):
-    "Figure, and what it shows, for each chart that the rows have the columns for"
-    per = lambda *names: [k for k in names if k in epochs]
-    metrics = [k for k in epochs if k not in ('epoch','train loss','valid loss','learning rate','momentum','seconds')]
+def _lines_chart(df, x, groups, text): return chart(_plot_columns(df, x, *groups), text, margins=(.75,.45,.1,.1))
+
+# %% ../../nbs/86_run.report.ipynb #6279fe17
+_not_metrics = ('epoch','train loss','valid loss','learning rate','momentum','seconds')
+
+def _curve_charts(epochs, batches):
+    "Arguments of `_lines_chart` for each chart that the history has the columns for"
+    losses,metrics = [k for k in ('train loss','valid loss') if k in epochs],[k for k in epochs if k not in _not_metrics]
     if len(epochs)>1:
-        if names := per('train loss', 'valid loss'): yield _lines(epochs, 'epoch', names),'Loss after each epoch.'
-        if metrics: yield _lines(epochs, 'epoch', *([k] for k in metrics[:3])),'The metric after each epoch, on the validation set.'
-    if {'step','batch loss'}<={*batches}: yield _lines(batches, 'step', ['batch loss']),'Loss of batches.'
+        if losses: yield epochs,'epoch',[losses],'Loss after each epoch.'
+        if metrics: yield epochs,'epoch',[[k] for k in metrics[:3]],'The metric after each epoch, on the validation set.'
+    if {'step','batch loss'}<={*batches}: yield batches,'step',[['batch loss']],'Loss of batches.'
     df,x = (batches,'step') if {'step','learning rate'}<={*batches} else (epochs,'epoch')
     names = [k for k in ('learning rate','momentum') if k in df]
-    if names and len(df)>1: yield _lines(df, x, *([k] for k in names)),f"{' and '.join(names)}.".capitalize()
+    if names and len(df)>1: yield df,x,[[k] for k in names],f"{' and '.join(names)}.".capitalize()
 
-def _curves(r):
-    rows,file = _rows(r.folder)
-    epochs,batches = (_frame(o for o in rows if k in o) for k in ('train_loss','step'))
-    if not rows or epochs.empty: return section('Training', absent_note('There is no history that can be read (history.jsonl or history.csv), so the curves are left out.'))
+# %% ../../nbs/86_run.report.ipynb #5b7465ab
+def _epoch_table(epochs): return html_table('epochs', ([f'{a:g}',*(number_cell(o, '.4g') for o in b)] for a,*b in epochs.values.tolist()), *epochs)
+
+def _curves_section(r):
+    rows,file = _read_history(r.folder)
+    epochs,batches = (_history_frame(o for o in rows if k in o) for k in ('train_loss','step'))
+    if not rows or epochs.empty: return section('Training', absent_note('There is no history that can be read (history.jsonl or history.csv), so there are no curves.'))
     if 'epoch' not in epochs: epochs.insert(0, 'epoch', range(len(epochs)))
-    charts = [chart(*o) for o in _charts(epochs, batches)]
-    table = html_table('epochs', ([f'{a:g}',*(number_cell(o, '.4g') for o in b)] for a,*b in epochs.values.tolist()), *epochs)
-    less = None if len(batches) else absent_note(f'{file} has no rows of batches, so their loss and the momentum are left out.')
-    return section('Training', Div(*charts, cls='side charts'), less, table)
+    charts = [_lines_chart(*o) for o in _curve_charts(epochs, batches)]
+    missing = None if len(batches) else absent_note(f'{file} has no rows of batches, so the loss of batches and the momentum are missing.')
+    return section('Training', Div(*charts, cls='side charts'), missing, _epoch_table(epochs))
 
-# %% ../../nbs/86_run.report.ipynb #e6200861
-def _matrix(r):
-    m = confusion_matrix(r.answers.actual, r.answers.pred, labels=r.classes)
+# %% ../../nbs/86_run.report.ipynb #e13b570e
+def _matrix_rows(m, classes):
     top = max(1, (m-np.diag(m.diagonal())).max())
-    def cell(i, j, o):
-        if i==j: return Td(o, cls='right')
-        return Td(o, style=f'background:rgba(var(--wrong),{.12+.6*o/top:.2f})') if o else Td('·')
-    rows = ([r.classes[i],*(cell(i, j, o) for j,o in enumerate(row))] for i,row in enumerate(m.tolist()))
-    table = html_table('confusion matrix', rows, '', *r.classes)
-    return section('Confusion matrix', P('A row is a digit, a column what it was taken for.'), Div(table, cls='matrix'))
+    def cell(i, j, n):
+        if i==j: return Td(n, cls='correct')
+        return Td(n, style=f'background:rgba(var(--wrong),{.12+.6*n/top:.2f})') if n else Td('·')
+    return ([classes[i],*(cell(i, j, n) for j,n in enumerate(row))] for i,row in enumerate(m.tolist()))
 
-def _confused(r):
-    pairs = confused_pairs(r.answers).head(10)
+def _confusion_section(r):
+    m = confusion_matrix(r.actual, r.pred, labels=range(len(r.classes)))
+    table = html_table('confusion matrix', _matrix_rows(m, r.classes), '', *r.classes)
+    return section('Confusion matrix', P('A row is a digit, a column is what the model predicted.'), Div(table, cls='matrix'))
+
+# %% ../../nbs/86_run.report.ipynb #cd28de40
+def _confused_section(r):
+    pairs = confused_pairs(r.predictions).head(10)
     if pairs.empty: return section('Most confused', P('No mistakes.'))
-    return section('Most confused', html_table('most confused pairs', pairs.values.tolist(), 'digit', 'taken for', 'times'))
+    return section('Most confused', html_table('most confused pairs', pairs.values.tolist(), 'digit', 'predicted as', 'times'))
 
-# %% ../../nbs/86_run.report.ipynb #f7b64f26
-def _classes(r):
-    df = class_table(r.answers.actual, r.answers.pred, r.classes)
-    rows = ([k,o.n,o.correct,*(number_cell(s, '.1%') for s in (o.precision,o.recall,o.low,o.high,o.f1))] for k,o in zip(df.index, df.itertuples()))
-    return section('Classes', html_table('classes', rows, 'digit', 'n', 'right', 'precision', 'recall', 'from', 'to', 'F1'),
-        P('From and to: the 95% interval of the recall.'))
+# %% ../../nbs/86_run.report.ipynb #4b60e69d
+def _classes_section(r):
+    df = class_table(r.actual, r.pred, range(len(r.classes)))
+    rows = ([k,o.n,o.correct,*(number_cell(s, '.1%') for s in (o.precision,o.recall,o.low,o.high,o.f1))] for k,o in zip(r.classes, df.itertuples()))
+    return section('Classes', html_table('classes', rows, 'digit', 'n', 'correct', 'precision', 'recall', 'from', 'to', 'F1'),
+        P('From and to are the 95% interval of the recall.'))
 
-def _calibration(r):
-    p,ece = r.answers.probability,calibration_error(r.answers.probability, r.right)
-    text = (f'Mean probability of what was said: {p.mean():.2%}. Share of right answers: {r.right.mean():.2%}. Expected calibration error: {ece:.2%}. '
-        'Points below the dashed line are answers that the model was too sure of.')
-    return section('Calibration', chart(plot_calibration(p, r.right), text))
+def _calibration_section(r):
+    p,ece = r.predictions.probability,calibration_error(r.predictions.probability, r.correct)
+    text = (f'Mean probability of the predictions: {p.mean():.2%}. Accuracy: {r.correct.mean():.2%}. Expected calibration error: {ece:.2%}. '
+        'Points below the dashed line are over-confident, points above it under-confident (label smoothing in training does that).')
+    fig = plot_calibration(p, r.correct)
+    fig.axes[1].minorticks_off()
+    return section('Calibration', chart(fig, text, margins=(.75,.45,.1,.1)))
 
-# %% ../../nbs/86_run.report.ipynb #9890cedf
-def _digit(r, index, label, said, probability, **_):
-    title = f'Test digit {index}: a {label}, taken for a {said} with {probability:.1%}'
-    text = Strong(f'{label}'),f', said {said} ',Small(f'{probability:.1%}')
-    return xml.Figure(Img(src=png_uri(r.ds[index][0]), width=28, height=28, alt=title, title=title), Figcaption(*text, cls='right' if label==said else 'wrong'))
+# %% ../../nbs/86_run.report.ipynb #bc946fbe
+def _digit_figure(r, index, actual, pred, probability, **_):
+    title = f'Test digit {index}: a {actual}, predicted as {pred} with {probability:.1%}'
+    text = Strong(actual),f', predicted {pred} ',Small(f'{probability:.1%}')
+    image = Img(src=png_uri(r.ds[index][0]), width=28, height=28, alt=title, title=title)
+    return xml.Figure(image, Figcaption(*text, cls='correct' if actual==pred else 'wrong'))
 
-def _hardest(r, n=20):
-    rows = r.answers.nlargest(n, 'loss').to_dict('records')
-    return section('Top losses', P('The test digits whose label got the least probability: the label, what the model said, and how sure it was. Mistakes are red.'),
-        Div(*(_digit(r, **o) for o in rows), cls='digits'))
+def _top_losses_section(r, n=20):
+    rows = r.predictions.nlargest(n, 'loss').to_dict('records')
+    text = 'The test digits whose label got the lowest probability, each with its label, the prediction and the probability of the prediction. Mistakes are red.'
+    return section('Top losses', P(text), Div(*(_digit_figure(r, **o) for o in rows), cls='digits'))
 
-def _features(r):
-    fig = plot_filters(r.saved.model)
-    text = 'Red where ink raises the output, blue where it lowers it; fifty at most.'
-    plt.close(fig)
-    return section('First layer', chart(fig, text, bbox_inches='tight', pad_inches=.03))
+# %% ../../nbs/86_run.report.ipynb #094a706a
+def _filter_images(model, n=50):
+    "The weights of the first layer as RGB images, `n` at most, and the weight of the strongest colour"
+    w = next(p for p in model.parameters() if p.dim()>1).detach().float().cpu()
+    w = (w.flatten(0, 1) if w.dim()==4 else w.view(-1,28,28))[:n]
+    top = w.abs().max().item() or 1.
+    return tensor(matplotlib.colormaps['RdBu_r'](w.numpy()/top/2+.5)[...,:3]),top
 
-# %% ../../nbs/86_run.report.ipynb #c8a7e7d2
-_facts = {'command': 'command', 'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits', 'threads': 'threads',
+def _first_layer_section(r):
+    images,top = _filter_images(r.saved.model)
+    text = f'Red where ink raises the output, blue where it lowers it. The strongest red is a weight of {top:.3g}, the strongest blue of {-top:.3g}.'
+    images = [Img(src=png_uri(o), alt=f'weights {i}', title=f'weights {i}') for i,o in enumerate(images)]
+    return section('First layer', P(text), Div(*images, cls='digits weights'))
+
+# %% ../../nbs/86_run.report.ipynb #b294f477
+_time_parts = dict(data='reading the digits', train='training', test='testing')
+
+def _time_rows(parts, total):
+    "A row per part: name, seconds, share, bar"
+    bar = lambda o: Td(Span(cls='bar', style=f'width:{min(1, max(0, o/total))*8:.2f}rem'))
+    rows = [(_time_parts[k],o) for k,o in parts.items()] + [('the rest',total-sum(parts.values()))]
+    return ([k,number_cell(o, ',.2f'),number_cell(o/total, '.0%'),bar(o)] for k,o in rows)
+
+def _time_section(r):
+    parts = {k: o for k in _time_parts if (o := r.num('seconds', k)) is not None}
+    total,train = r.num('seconds', 'total'),parts.get('train')
+    if not (total and total>0): return section('Time', absent_note('The run recorded no times.'))
+    items = (r.num('n_train') or 0)*(r.num('epochs') or 0)
+    speed = P(f'{items/train:,.0f} digits a second in training, including the validation after each epoch.') if train and items else None
+    return section('Time', html_table('time by part', _time_rows(parts, total), 'part', 'seconds', 'share', ''), speed)
+
+# %% ../../nbs/86_run.report.ipynb #0a2c43a2
+_settings = {'command': 'command', 'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits', 'threads': 'threads',
     'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
 
-_parts = dict(data='reading the digits', train='training', test='testing')
-
-def _time(r):
-    known = {k: o for k in ('data','train','test') if (o := r.num('seconds', k)) is not None}
-    total,train = r.num('seconds', 'total'),known.get('train')
-    if not (total and total>0): return section('Time', absent_note('The run recorded no times of its parts.'))
-    rows = [(_parts[k],o) for k,o in known.items()] + [('the rest',total-sum(known.values()))]
-    bar = lambda o: Td(Span(cls='bar', style=f'width:{min(1, max(0, o/total))*8:.2f}rem'))
-    work = (r.num('n_train') or 0)*(r.num('epochs') or 0)
-    speed = P(f'{work/train:,.0f} digits a second in training, the validation after each epoch included.') if train and work else None
-    return section('Time', html_table('time by part', ([k,number_cell(o, ',.2f'),number_cell(o/total, '.0%'),bar(o)] for k,o in rows), 'part', 'seconds', 'share', ''), speed)
-
-def _again(r):
-    facts = {v: r.text(*k.split('.')) for k,v in _facts.items()}
+def _repeat_section(r):
+    facts = {v: r.text(*k.split('.')) for k,v in _settings.items()}
     versions = r.get('versions') if isinstance(r.get('versions'), dict) else {}
-    facts |= {f'{k[:50]} version': _text(v) for k,v in [*versions.items()][:20]} | {'SHA-256 of the weights': _text(r.saved.config.get('sha256'))}
+    facts |= {f'{k[:50]} version': _text_or_none(v) for k,v in [*versions.items()][:20]} | {'SHA-256 of the weights': _text_or_none(r.saved.config.get('sha256'))}
     command = facts.pop('command')
     missing = [k for k,o in dict(command=command, **facts).items() if o is None] + ['versions']*(not versions)
     return section('How to repeat it', Pre(Code(command)) if command else None,
         Div(html_table('settings', [(k,o) for k,o in facts.items() if o is not None]), cls='facts'), absent_note(f"Not recorded: {', '.join(missing)}.") if missing else None)
 
-# %% ../../nbs/86_run.report.ipynb #cab5c13d
-_sections = (_curves,),(_matrix,_confused),(_classes,_calibration),(_hardest,),(_features,),(_time,_again)
+# %% ../../nbs/86_run.report.ipynb #eeb6920d
+_sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),(_first_layer_section,),
+    (_time_section,_repeat_section))
 
 @rc_context(chart_style)
 def run_report(
     run:str|Path, # folder of a run, as `mnist_fast train` makes it
-    digits:str|Path|Digits|None=None, # as for `get_digits`; by default where the run had its own from
-    probs:Tensor|None=None # probabilities of the test digits, if they are predicted already
+    digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where the run had its own
+    probs:Tensor|None=None # probabilities of the test digits `[N,classes]`, if the run has just predicted them
 )->Path: # of the page
-    "Write `report.html` into the folder of a run; raises `ValueError` where there is no run, or a file of it is broken"
+    "Write `report.html` into the folder of a run; raises `ValueError` if the folder has no run, or if a file is broken"
     r = Run(run, digits, probs)
-    title = f'{r.name}: {r.right.mean():.2%}'
-    notes,sections = (P(o, cls='note') for o in _notes(r)),(Div(*(f(r) for f in fs), cls='side') for fs in _sections)
-    write_files(r.folder, {'report.html': html_page(title, H1(r.name), Dl(*_tiles(r)), *notes, *sections)})
+    notes,sections = (P(o, cls='note') for o in _result_notes(r)),(Div(*(f(r) for f in fs), cls='side') for fs in _sections)
+    page = html_page(f'{r.name}: {r.correct.mean():.2%}', H1(r.name), Dl(*_result_cards(r)), *notes, *sections)
+    write_files(r.folder, {'report.html': page})
     return r.folder/'report.html'
