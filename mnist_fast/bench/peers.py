@@ -5,7 +5,7 @@ __all__ = ['run_script', 'peer_row', 'start_row', 'growth_row', 'growth_rows', '
            'bench_text', 'run_bench']
 
 # %% ../../nbs/92_bench.peers.ipynb #ef630279
-import os, re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
+import re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from json import dumps, loads
 from statistics import mean, median
 from fastai.basics import *
@@ -26,21 +26,21 @@ _small_parent = ('import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); 
 def _last_error(lines):
     "The last line that names an error, or the last line"
     is_error = partial(re.match, r'[\w.]*(?<!ChildFailed)(Error|Exception)\b')
-    return next(filter(is_error, lines[::-1]), lines[-1] if lines else 'it did not say why')
+    return next(filter(is_error, lines[::-1]), lines[-1] if lines else 'it printed no error')
 
 def run_script(
     *args # Python's command line
-)->tuple: # its last line of output, seconds, and the most memory it had, in MB
+)->tuple: # its last line of output, seconds, and its largest memory in MB
     "Run Python in a process of its own; raises `RuntimeError` with the last error of its output if it fails"
     start = time.perf_counter()
     p = subprocess.run([sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)], capture_output=True, text=True)
-    *err,size = p.stderr.splitlines()
+    *err,size = filter(str.strip, p.stderr.splitlines())
     if p.returncode: raise RuntimeError(_last_error(err))
     return (p.stdout.strip().splitlines() or [''])[-1],time.perf_counter()-start,int(size)/(1024 if sys.platform=='linux' else 2**20)
 
 # %% ../../nbs/92_bench.peers.ipynb #5b049c4e
 _our_training = """import json
-from mnist_fast.bench.peers import get_digits
+from mnist_fast.data.source import get_digits
 from mnist_fast.learner import run_recipe
 r = run_recipe(get_digits({source!r}), 'full', {recipe!r}, {seed})
 print(json.dumps(dict(seconds=r['seconds'], accuracy=r['accuracy'])))"""
@@ -73,7 +73,7 @@ def _train_once(source):
 def start_row(
     source:str|Path, # as for `get_digits`
     n:int=3 # rounds
-)->dict: # medians: seconds and MB for importing fastai, for the command, and beyond
+)->dict: # medians: seconds and MB of the import, of the command, and of their difference
     "`mnist_fast train --recipe speed` against `import fastai.vision.all`"
     rounds = [(run_script('-c', 'import fastai.vision.all')[1:],_train_once(source)) for _ in range(n)]
     (import_s,import_mb),(command_s,command_mb) = [[median(r[i][j] for r in rounds) for j in range(2)] for i in range(2)]
@@ -100,7 +100,7 @@ _growth = "import json; from mnist_fast.bench.peers import growth_row; print(jso
 def growth_rows(
     source:str|Path, # as for `get_digits`
     sizes:tuple=(10_000,30_000,100_000,300_000,1_000_000) # images
-)->list: # what `growth_row` gives, and `peak_mb`, the most memory that the process had
+)->list: # what `growth_row` gives, and `peak_mb`, the largest memory of the process
     "Time and memory against the number of images"
     res = [run_script('-c', _growth.format(source=str(source), n=n)) for n in sizes]
     return [dict(loads(line), peak_mb=mb) for line,_,mb in res]
@@ -109,12 +109,12 @@ def growth_rows(
 def plot_growth(
     rows:list # from `growth_rows`
 ): # the figure
-    "Draw seconds of training and most memory against images"
+    "Draw seconds and memory against the number of images"
     fig,axs = plt.subplots(1, 2, figsize=(8,2.5))
     n = [r['n'] for r in rows]
     axs[0].loglog(n, [r['train_s'] for r in rows], marker='o', label='an epoch of training')
     axs[0].loglog(n, [r['pass_s'] for r in rows], marker='o', label='a pass of the loader')
-    axs[1].plot(n, [r['peak_mb'] for r in rows], marker='o', label='most memory of the process')
+    axs[1].plot(n, [r['peak_mb'] for r in rows], marker='o', label='largest memory of the process')
     axs[1].plot(n, [r['data_mb'] for r in rows], marker='o', label='images alone')
     for ax,unit in zip(axs, ('seconds','MB')):
         ax.set(xlabel='images', ylabel=unit)
@@ -125,7 +125,7 @@ def plot_growth(
 # %% ../../nbs/92_bench.peers.ipynb #5cfb3c1c
 _shared_training = """import json, torch
 from fastai.torch_core import rank_distrib
-from mnist_fast.bench.peers import get_digits
+from mnist_fast.data.source import get_digits
 from mnist_fast.learner import run_recipe
 from mnist_fast.run.distributed import distrib_fit
 torch.set_num_threads(1)
@@ -190,13 +190,10 @@ def bench_rows(
         start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
 
 # %% ../../nbs/92_bench.peers.ipynb #91314561
-_columns = dict(
-    pairs='task ours peer ours_s peer_s ratio lowest highest n',
+_columns = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n',
     recipes='task recipe accuracy deviation lowest highest n seconds params',
-    peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error',
-    start='import_s command_s beyond_s import_mb command_mb beyond_mb n',
-    growth='n pass_s train_s data_mb peak_mb',
-    scaling='recipe processes seconds ratio accuracy n error')
+    peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error', growth='n pass_s train_s data_mb peak_mb',
+    start='import_s command_s beyond_s import_mb command_mb beyond_mb n', scaling='recipe processes seconds ratio accuracy n error')
 
 def _bench_table(rows, columns):
     show = lambda v: '' if v is None or v!=v else f'{v:.4g}' if isinstance(v, float) else v
@@ -206,14 +203,14 @@ def _bench_table(rows, columns):
 def bench_text(
     res:dict # from `run_bench`
 )->str:
-    "The machine, and a table for each kind of question"
+    "The machine, and a table of each kind of rows"
     s = res['system']
     head = f"{s['processor']}, {s['cores']} cores, {s['threads']} threads, {', '.join(f'{k} {v}' for k,v in s['versions'].items())}"
     return '\n\n'.join([head, *(_bench_table(res[k], cols) for k,cols in _columns.items() if res.get(k))])
 
 # %% ../../nbs/92_bench.peers.ipynb #3afc3187
 def _bench_name(quick, full, recipe):
-    if quick+full+bool(recipe)>1: raise ValueError("quick, full and recipe are different things. Choose one of them.")
+    if quick+full+bool(recipe)>1: raise ValueError("quick, full and recipe exclude each other. Choose one of them.")
     return 'quick' if quick else 'full' if full else recipe or 'bench'
 
 def run_bench(
@@ -224,7 +221,7 @@ def run_bench(
     peers:str|Path='bench/peers', # folder with a script for each peer
     out:str|Path='bench/results' # folder for the result
 )->tuple: # the result (`command`, `system`, and the rows of `bench_rows`), and its file
-    "Measure, and keep what was measured; raises `ValueError` for options that exclude each other, or where there are no peers"
+    "Run the benchmark and write its results into a folder; raises `ValueError` for bad options, or without peers"
     path = Path(out)/f'{_bench_name(quick, full, recipe)}.json'
     if not (quick or recipe or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. "
         "Run this in a clone of the repository, name the folder of the scripts (--peers), or choose --quick.")
