@@ -737,6 +737,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                   'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report._result_cards': ('run.report.html#_result_cards', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report._result_notes': ('run.report.html#_result_notes', 'mnist_fast/run/report.py'),
+                                       'mnist_fast.run.report._run_facts': ('run.report.html#_run_facts', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report._text_or_none': ('run.report.html#_text_or_none', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report._time_rows': ('run.report.html#_time_rows', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report._time_section': ('run.report.html#_time_section', 'mnist_fast/run/report.py'),

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['compare_runs', 'compare_report']
 
-# %% ../../nbs/87_run.compare.ipynb #9b99a398
+# %% ../../nbs/87_run.compare.ipynb #c379c058
 from functools import cache
 from itertools import combinations
 from fastai.basics import *
@@ -17,29 +17,32 @@ from .page import chart, chart_style, html_page, html_table, number_cell, sectio
 from .report import Run
 from ..stats import holm, mcnemar, wilson
 
-# %% ../../nbs/87_run.compare.ipynb #87c461db
+# %% ../../nbs/87_run.compare.ipynb #75aeb39e
 def _same_test_set(a, b):
     "Are the digits the same now, and were they the same when the runs were made, as far as that is recorded?"
     recorded = zip((a.text('data', 'crc32'),a.num('n_test')), (b.text('data', 'crc32'),b.num('n_test')))
     return torch.equal(a.ds.x, b.ds.x) and torch.equal(a.ds.y, b.ds.y) and all(x==y for x,y in recorded if None not in (x,y))
 
 def _load_runs(runs, digits):
-    if isinstance(runs, (str,Path)) or len(runs:=list(runs))<2: raise ValueError(f"{runs!r}: not two runs. Give a list of two or more folders.")
+    if isinstance(runs, (str,Path)) or len(runs:=list(runs))<2:
+        raise ValueError(f"{runs!r}: not two runs. Give a list of two or more folders.")
     get = cache(get_digits)
     first,*others = rs = [Run(o, digits, get=get) for o in runs]
     for o in others:
-        if first.task!=o.task: raise ValueError(f"{first.folder} is a run of task {first.task}, {o.folder} of {o.task}. Compare runs of one task.")
-        if not _same_test_set(first, o): raise ValueError(f"{first.folder} and {o.folder} were not tested on the same digits. Compare runs with one test set.")
+        if first.task!=o.task:
+            raise ValueError(f"{first.folder} is a run of task {first.task}, {o.folder} of {o.task}. Compare runs of one task.")
+        if not _same_test_set(first, o):
+            raise ValueError(f"{first.folder} and {o.folder} were not tested on the same digits. Compare runs with one test set.")
     return rs
 
-# %% ../../nbs/87_run.compare.ipynb #fd0b16f8
+# %% ../../nbs/87_run.compare.ipynb #4536ec17
 def _run_row(r):
     n,k = len(r.correct),int(r.correct.sum())
     low,high = wilson(k, n)
     return dict(run=str(r.folder), task=r.task, recipe=r.text('recipe'), model=r.model, params=r.params, accuracy=k/n, low=low, high=high,
         errors=n-k, loss=r.predictions.loss.mean(), seconds=r.num('seconds', 'train'), seed=r.num('seed'))
 
-# %% ../../nbs/87_run.compare.ipynb #7f9f51d8
+# %% ../../nbs/87_run.compare.ipynb #6ac00027
 def _pair_table(rs, seed):
     rng = np.random.default_rng(seed)
     pairs = pd.DataFrame([dict(a=str(a.folder), b=str(b.folder), **mcnemar(a.correct, b.correct, rng)) for a,b in combinations(rs, 2)])
@@ -48,7 +51,7 @@ def _pair_table(rs, seed):
 
 def _compare_tables(rs, seed=0): return pd.DataFrame([_run_row(r) for r in rs]),_pair_table(rs, seed)
 
-# %% ../../nbs/87_run.compare.ipynb #766df073
+# %% ../../nbs/87_run.compare.ipynb #b99fac90
 def compare_runs(
     runs:list, # two or more folders of runs, of one task and tested on the same digits; else `ValueError`
     digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where each run had its own
@@ -57,7 +60,7 @@ def compare_runs(
     "Compare each run with each other one: difference of the accuracies with a 95% interval, p-value, and whether it is more than chance"
     return _compare_tables(_load_runs(runs, digits), seed)
 
-# %% ../../nbs/87_run.compare.ipynb #69b93de2
+# %% ../../nbs/87_run.compare.ipynb #4850612c
 def _plot_intervals(df):
     "Accuracy and interval of each run, in percent"
     fig = Figure(figsize=(4.8,.35*len(df)+.7), layout='constrained')
@@ -69,11 +72,12 @@ def _plot_intervals(df):
     ax.set(xlabel='accuracy, %')
     return fig
 
-# %% ../../nbs/87_run.compare.ipynb #e017f667
+# %% ../../nbs/87_run.compare.ipynb #62173eb9
 def _run_cells(df):
     for o in df.itertuples():
         accuracy = [number_cell(s, '.2%') for s in (o.accuracy,o.low,o.high)]
-        yield [o.run,o.recipe or '–',o.model,o.params,*accuracy,o.errors,number_cell(o.loss, '.4f'),number_cell(o.seconds, ',.1f'),number_cell(o.seed, '.0f')]
+        others = [number_cell(*n) for n in ((o.loss,'.4f'), (o.seconds,',.1f'), (o.seed,'.0f'))]
+        yield [o.run,o.recipe or '–',o.model,o.params,*accuracy,o.errors,*others]
 
 def _pair_cells(df):
     for o in df.itertuples():
@@ -82,9 +86,10 @@ def _pair_cells(df):
 
 _pair_head = 'a', 'b', 'difference', 'from', 'to', 'only a', 'only b', 'p', 'p, all pairs', 'more than chance'
 
-# %% ../../nbs/87_run.compare.ipynb #dc757294
-_pairs_text = ('The difference is the accuracy of a minus that of b on the same digits, with its 95% interval (bootstrap). p is from the exact McNemar test, which '
-    'looks at the digits that only one of the two predicted correctly; the last p is corrected for all pairs (Holm). More than chance: that p is below 5%.')
+# %% ../../nbs/87_run.compare.ipynb #bf9528b6
+_pairs_text = ('The difference is the accuracy of a minus that of b on the same digits, with its 95% interval (bootstrap). '
+    'p is from the exact McNemar test, which looks at the digits that only one of the two predicted correctly. '
+    'The last p is corrected for all pairs (Holm). More than chance: the last p is below 5%.')
 
 @rc_context(chart_style)
 def compare_report(

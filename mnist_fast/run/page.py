@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from .. import __version__
 
-# %% ../../nbs/85_run.page.ipynb #0f576636
+# %% ../../nbs/85_run.page.ipynb #42bffa15
 def section(
     title:str, # its heading
     *body # elements and texts
@@ -28,8 +28,9 @@ def absent_note(
     "A sentence in a lighter colour"
     return P(text, cls='absent')
 
-# %% ../../nbs/85_run.page.ipynb #feb5fa78
-chart_style = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False}
+# %% ../../nbs/85_run.page.ipynb #7e0fad39
+chart_style = {'svg.fonttype': 'none', 'text.parse_math': False, 'font.size': 9,
+    'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False}
 
 def _svg(fig, alt):
     "The figure as an SVG element"
@@ -39,7 +40,7 @@ def _svg(fig, alt):
     text = re.sub(r' id="[\w.]+_\d+"', '', text[text.index('<svg'):]).replace('#000000', 'currentColor')
     return Div(Safe(text), role='img', aria_label=alt)
 
-# %% ../../nbs/85_run.page.ipynb #89efd6db
+# %% ../../nbs/85_run.page.ipynb #7b3435c0
 def _set_margins(fig, left, bottom, right, top):
     "Fixed margins in inches, in place of a layout engine"
     w,h = fig.get_size_inches()
@@ -55,7 +56,7 @@ def chart(
     if margins: _set_margins(fig, *margins)
     return xml.Figure(_svg(fig, text), Figcaption(text))
 
-# %% ../../nbs/85_run.page.ipynb #9c5557fb
+# %% ../../nbs/85_run.page.ipynb #b4612d27
 def png_uri(
     x:Tensor # pixels from 0 to 1, `[height,width]`
 )->str:
@@ -64,7 +65,7 @@ def png_uri(
     Image.fromarray((x*255).byte().numpy()).save(f, 'png')
     return 'data:image/png;base64,'+base64.b64encode(f.getvalue()).decode()
 
-# %% ../../nbs/85_run.page.ipynb #33416b3c
+# %% ../../nbs/85_run.page.ipynb #40d96ded
 def number_cell(
     o:float|None, # a number; None and NaN are shown as a dash
     form:str=',' # how to format it, as for `format`
@@ -74,7 +75,7 @@ def number_cell(
 
 def _cell(o): return o if isinstance(o, FT) else Td(o) if isinstance(o, str) else number_cell(o)
 
-# %% ../../nbs/85_run.page.ipynb #49197a31
+# %% ../../nbs/85_run.page.ipynb #cd308b90
 def html_table(
     label:str, # what the table shows, for a screen reader
     rows, # lists of texts, numbers and cells; the first item is the name of the row
@@ -86,10 +87,10 @@ def html_table(
     head = [Th(o, scope='col', cls='n' if n else None) for o,n in zip(head, is_number)]
     return Div(Table(Thead(Tr(*head)) if head else None, Tbody(*rows)), cls='scroll', role='region', aria_label=label, tabindex='0')
 
-# %% ../../nbs/85_run.page.ipynb #c9d6f1a6
+# %% ../../nbs/85_run.page.ipynb #827c6931
 def _style_sheet(): return files('mnist_fast.run').joinpath('page.css').read_text()
 
-# %% ../../nbs/85_run.page.ipynb #b8701ecf
+# %% ../../nbs/85_run.page.ipynb #84759591
 _policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 def html_page(

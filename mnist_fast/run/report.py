@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Run', 'run_report']
 
-# %% ../../nbs/86_run.report.ipynb #5a170d97
+# %% ../../nbs/86_run.report.ipynb #9ea78f9b
 import json, matplotlib
 from contextlib import suppress
 from fastai.basics import *
@@ -23,23 +23,23 @@ from ..model import count_params
 from .page import absent_note, chart, chart_style, html_page, html_table, number_cell, png_uri, section
 from ..stats import calibration_error, class_table, wilson
 
-# %% ../../nbs/86_run.report.ipynb #4d36aa91
+# %% ../../nbs/86_run.report.ipynb #b1035012
 def _read_metrics(folder):
     "What `metrics.json` holds; nothing if there is no such file"
     try: return read_json(folder/'metrics.json')
     except FileNotFoundError: return {}
 
-# %% ../../nbs/86_run.report.ipynb #f7e5add9
+# %% ../../nbs/86_run.report.ipynb #4bf548da
 def _number_or_none(o): return o if isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e15 else None
 def _text_or_none(o): return None if o is None or isinstance(o, (dict,list)) else str(o)[:500]
 
-# %% ../../nbs/86_run.report.ipynb #5ba95f73
+# %% ../../nbs/86_run.report.ipynb #3698777b
 def _digits_source(name):
     "The source for `get_digits`, from the name that it gave the digits"
     if not name: return 'auto'
     return 'digits' if name.startswith('scikit-learn') else 'mnist' if name.startswith('MNIST') else name
 
-# %% ../../nbs/86_run.report.ipynb #dd9266e5
+# %% ../../nbs/86_run.report.ipynb #3dc73c26
 def _read_history(folder):
     "The rows of a history as dicts, and the name of the file"
     rows,path = [],folder/'history.jsonl'
@@ -50,7 +50,7 @@ def _read_history(folder):
     with suppress(OSError, ValueError): return pd.read_csv(folder/'history.csv').to_dict('records'),'history.csv'
     return [],None
 
-# %% ../../nbs/86_run.report.ipynb #e07e74b7
+# %% ../../nbs/86_run.report.ipynb #16cac393
 _column_names = dict(lr='learning rate', mom='momentum', loss='batch loss')
 
 def _history_frame(rows):
@@ -59,7 +59,7 @@ def _history_frame(rows):
     df = pd.DataFrame([{name(k): _number_or_none(v) for k,v in o.items() if k.isprintable() and len(k)<40} for o in rows], dtype=float)
     return df.dropna(axis=1, how='all').iloc[::max(1, math.ceil(len(df)/1000)), :12]
 
-# %% ../../nbs/86_run.report.ipynb #36031eeb
+# %% ../../nbs/86_run.report.ipynb #a3f6ac4e
 class Run:
     "What is known of a run, with the model's prediction for each test digit"
     def __init__(self,
@@ -108,7 +108,7 @@ class Run:
         for k in keys: o = o.get(k) if isinstance(o, dict) else None
         return o
 
-# %% ../../nbs/86_run.report.ipynb #d28e7cd7
+# %% ../../nbs/86_run.report.ipynb #b143b755
 @patch
 def num(self:Run, *keys):
     "As `get`, a number or None"
@@ -119,7 +119,7 @@ def text(self:Run, *keys):
     "As `get`, a short text or None"
     return _text_or_none(self.get(*keys))
 
-# %% ../../nbs/86_run.report.ipynb #a1eeb0df
+# %% ../../nbs/86_run.report.ipynb #11b26c0b
 @patch
 def _test_set(self:Run):
     "The test digits that the model knows"
@@ -135,18 +135,19 @@ def _probabilities(self:Run):
     if not (isinstance(bs, int) and bs>0): bs = 1000
     return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
 
-# %% ../../nbs/86_run.report.ipynb #309a2cae
+# %% ../../nbs/86_run.report.ipynb #9cf2465a
 @patch
 def _predictions(self:Run, probs):
     "A table with a row per test digit; `actual` and `pred` are the positions in `classes`, `correct` whether they are equal"
     want = (len(self.ds),len(self.classes))
-    if probs.shape!=want: raise ValueError(f"The probabilities have shape {tuple(probs.shape)}, but the test set and the model need {want}. Give those of the same digits.")
+    if probs.shape!=want:
+        raise ValueError(f"The probabilities have shape {tuple(probs.shape)}, but {want} is needed. Give those of this model and test set.")
     self.actual,self.pred = self.ds.y.numpy(),probs.argmax(1).numpy()
     self.correct = self.actual==self.pred
     loss = -probs.gather(1, self.ds.y[:,None])[:,0].clamp_min(1e-38).log()
     return prediction_table(probs, self.ds.y, self.classes).assign(loss=loss.numpy())
 
-# %% ../../nbs/86_run.report.ipynb #aecb772a
+# %% ../../nbs/86_run.report.ipynb #3a9c7fcc
 @patch(as_prop=True)
 def task(self:Run): return '3v7' if self.saved.n_out==1 else 'full'
 
@@ -156,7 +157,7 @@ def model(self:Run): return self.saved.config['model']['name']
 @patch(as_prop=True)
 def params(self:Run): return count_params(self.saved.model)
 
-# %% ../../nbs/86_run.report.ipynb #e164dfee
+# %% ../../nbs/86_run.report.ipynb #01978a2d
 @patch(as_prop=True)
 def name(self:Run): return f"{'Threes and sevens' if self.task=='3v7' else 'All ten digits'}, {self.text('recipe') or self.model}"
 
@@ -166,7 +167,7 @@ def digits_changed(self:Run):
     crc = self.text('data', 'crc32')
     return crc is not None and crc!=crc32(self.digits[:4])
 
-# %% ../../nbs/86_run.report.ipynb #8fec50a2
+# %% ../../nbs/86_run.report.ipynb #f8f8145c
 def _card(name, value, text): return Div(Dt(name), Dd(Strong(value), Small(text)))
 
 def _result_cards(r):
@@ -179,17 +180,18 @@ def _result_cards(r):
     yield _card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
     yield _card('test digits', f'{n:,}', r.digits.source)
 
-# %% ../../nbs/86_run.report.ipynb #b390280e
+# %% ../../nbs/86_run.report.ipynb #ad4ac255
 def _result_notes(r):
     acc,recorded,stopped = r.correct.mean(),r.num('accuracy'),r.text('stopped')
     if not r.metrics: yield 'This folder has no metrics.json, so the page knows little about the training.'
     if stopped: yield f'Training was stopped early: {stopped}.'
     if r.digits_changed:
-        yield f'These are not the digits of the run: the checksum of {r.digits.source} is not the recorded one. All numbers here are for these digits.'
+        yield (f'These are not the digits of the run: the checksum of {r.digits.source} is not the recorded one. '
+            'All numbers here are for these digits.')
     if recorded is not None and abs(recorded-acc)>.5/len(r.correct):
         yield f'The run recorded an accuracy of {recorded:.2%}. The saved model has {acc:.2%} on these digits.'
 
-# %% ../../nbs/86_run.report.ipynb #e68ecbae
+# %% ../../nbs/86_run.report.ipynb #2fc270dd
 def _plot_columns(df, x, *groups):
     "A plot for each group of columns, one above the other"
     fig = Figure(figsize=(4.8,2.8))
@@ -205,7 +207,7 @@ def _plot_columns(df, x, *groups):
 
 def _lines_chart(df, x, groups, text): return chart(_plot_columns(df, x, *groups), text, margins=(.75,.45,.1,.1))
 
-# %% ../../nbs/86_run.report.ipynb #6279fe17
+# %% ../../nbs/86_run.report.ipynb #f4a203d1
 _not_metrics = ('epoch','train loss','valid loss','learning rate','momentum','seconds')
 
 def _curve_charts(epochs, batches):
@@ -219,19 +221,22 @@ def _curve_charts(epochs, batches):
     names = [k for k in ('learning rate','momentum') if k in df]
     if names and len(df)>1: yield df,x,[[k] for k in names],f"{' and '.join(names)}.".capitalize()
 
-# %% ../../nbs/86_run.report.ipynb #5b7465ab
-def _epoch_table(epochs): return html_table('epochs', ([f'{a:g}',*(number_cell(o, '.4g') for o in b)] for a,*b in epochs.values.tolist()), *epochs)
+# %% ../../nbs/86_run.report.ipynb #e86bea1c
+def _epoch_table(epochs):
+    rows = ([f'{epoch:g}',*(number_cell(o, '.4g') for o in row)] for epoch,*row in epochs.values.tolist())
+    return html_table('epochs', rows, *epochs)
 
 def _curves_section(r):
     rows,file = _read_history(r.folder)
     epochs,batches = (_history_frame(o for o in rows if k in o) for k in ('train_loss','step'))
-    if not rows or epochs.empty: return section('Training', absent_note('There is no history that can be read (history.jsonl or history.csv), so there are no curves.'))
+    if not rows or epochs.empty:
+        return section('Training', absent_note('There is no history that can be read (history.jsonl, history.csv), so no curves.'))
     if 'epoch' not in epochs: epochs.insert(0, 'epoch', range(len(epochs)))
     charts = [_lines_chart(*o) for o in _curve_charts(epochs, batches)]
     missing = None if len(batches) else absent_note(f'{file} has no rows of batches, so the loss of batches and the momentum are missing.')
     return section('Training', Div(*charts, cls='side charts'), missing, _epoch_table(epochs))
 
-# %% ../../nbs/86_run.report.ipynb #e13b570e
+# %% ../../nbs/86_run.report.ipynb #266689fb
 def _matrix_rows(m, classes):
     top = max(1, (m-np.diag(m.diagonal())).max())
     def cell(i, j, n):
@@ -244,28 +249,30 @@ def _confusion_section(r):
     table = html_table('confusion matrix', _matrix_rows(m, r.classes), '', *r.classes)
     return section('Confusion matrix', P('A row is a digit, a column is what the model predicted.'), Div(table, cls='matrix'))
 
-# %% ../../nbs/86_run.report.ipynb #cd28de40
+# %% ../../nbs/86_run.report.ipynb #6a6caa08
 def _confused_section(r):
     pairs = confused_pairs(r.predictions).head(10)
     if pairs.empty: return section('Most confused', P('No mistakes.'))
     return section('Most confused', html_table('most confused pairs', pairs.values.tolist(), 'digit', 'predicted as', 'times'))
 
-# %% ../../nbs/86_run.report.ipynb #4b60e69d
+# %% ../../nbs/86_run.report.ipynb #d1c59719
 def _classes_section(r):
     df = class_table(r.actual, r.pred, range(len(r.classes)))
-    rows = ([k,o.n,o.correct,*(number_cell(s, '.1%') for s in (o.precision,o.recall,o.low,o.high,o.f1))] for k,o in zip(r.classes, df.itertuples()))
+    shares = [[number_cell(o, '.1%') for o in row] for row in df[['precision','recall','low','high','f1']].values]
+    rows = ([k,n,correct,*row] for k,n,correct,row in zip(r.classes, df.n, df.correct, shares))
     return section('Classes', html_table('classes', rows, 'digit', 'n', 'correct', 'precision', 'recall', 'from', 'to', 'F1'),
         P('From and to are the 95% interval of the recall.'))
 
 def _calibration_section(r):
     p,ece = r.predictions.probability,calibration_error(r.predictions.probability, r.correct)
-    text = (f'Mean probability of the predictions: {p.mean():.2%}. Accuracy: {r.correct.mean():.2%}. Expected calibration error: {ece:.2%}. '
-        'Points below the dashed line are over-confident, points above it under-confident (label smoothing in training does that).')
+    text = (f'Mean probability of the predictions: {p.mean():.2%}. Accuracy: {r.correct.mean():.2%}. '
+        f'Expected calibration error: {ece:.2%}. Points below the dashed line are over-confident, points points above it under-confident '
+        '(label smoothing in training does that).')
     fig = plot_calibration(p, r.correct)
     fig.axes[1].minorticks_off()
     return section('Calibration', chart(fig, text, margins=(.75,.45,.1,.1)))
 
-# %% ../../nbs/86_run.report.ipynb #bc946fbe
+# %% ../../nbs/86_run.report.ipynb #a076f293
 def _digit_figure(r, index, actual, pred, probability, **_):
     title = f'Test digit {index}: a {actual}, predicted as {pred} with {probability:.1%}'
     text = Strong(actual),f', predicted {pred} ',Small(f'{probability:.1%}')
@@ -274,10 +281,10 @@ def _digit_figure(r, index, actual, pred, probability, **_):
 
 def _top_losses_section(r, n=20):
     rows = r.predictions.nlargest(n, 'loss').to_dict('records')
-    text = 'The test digits whose label got the lowest probability, each with its label, the prediction and the probability of the prediction. Mistakes are red.'
+    text = 'The test digits whose label got the lowest probability, each with its label, the prediction and its probability. Mistakes are red.'
     return section('Top losses', P(text), Div(*(_digit_figure(r, **o) for o in rows), cls='digits'))
 
-# %% ../../nbs/86_run.report.ipynb #094a706a
+# %% ../../nbs/86_run.report.ipynb #5d0bd84a
 def _filter_images(model, n=50):
     "The weights of the first layer as RGB images, `n` at most, and the weight of the strongest colour"
     w = next(p for p in model.parameters() if p.dim()>1).detach().float().cpu()
@@ -287,11 +294,12 @@ def _filter_images(model, n=50):
 
 def _first_layer_section(r):
     images,top = _filter_images(r.saved.model)
-    text = f'Red where ink raises the output, blue where it lowers it. The strongest red is a weight of {top:.3g}, the strongest blue of {-top:.3g}.'
+    text = ('Red where ink raises the output, blue where it lowers it. '
+        f'The strongest red is a weight of {top:.3g}, the strongest blue of {-top:.3g}.')
     images = [Img(src=png_uri(o), alt=f'weights {i}', title=f'weights {i}') for i,o in enumerate(images)]
     return section('First layer', P(text), Div(*images, cls='digits weights'))
 
-# %% ../../nbs/86_run.report.ipynb #b294f477
+# %% ../../nbs/86_run.report.ipynb #642d9374
 _time_parts = dict(data='reading the digits', train='training', test='testing')
 
 def _time_rows(parts, total):
@@ -308,22 +316,27 @@ def _time_section(r):
     speed = P(f'{items/train:,.0f} digits a second in training, including the validation after each epoch.') if train and items else None
     return section('Time', html_table('time by part', _time_rows(parts, total), 'part', 'seconds', 'share', ''), speed)
 
-# %% ../../nbs/86_run.report.ipynb #0a2c43a2
-_settings = {'command': 'command', 'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits', 'threads': 'threads',
-    'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
+# %% ../../nbs/86_run.report.ipynb #b6592a1a
+_settings = {'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits',
+    'threads': 'threads', 'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
+
+def _run_facts(r):
+    "What repeats a run and what it ran on, by name; None for what is not recorded"
+    versions = r.get('versions') if isinstance(r.get('versions'), dict) else {}
+    facts = {name: r.text(*k.split('.')) for k,name in _settings.items()}
+    facts |= {f'{k[:50]} version': _text_or_none(v) for k,v in [*versions.items()][:20]} if versions else dict(versions=None)
+    return facts | {'SHA-256 of the weights': _text_or_none(r.saved.config.get('sha256'))}
 
 def _repeat_section(r):
-    facts = {v: r.text(*k.split('.')) for k,v in _settings.items()}
-    versions = r.get('versions') if isinstance(r.get('versions'), dict) else {}
-    facts |= {f'{k[:50]} version': _text_or_none(v) for k,v in [*versions.items()][:20]} | {'SHA-256 of the weights': _text_or_none(r.saved.config.get('sha256'))}
-    command = facts.pop('command')
-    missing = [k for k,o in dict(command=command, **facts).items() if o is None] + ['versions']*(not versions)
-    return section('How to repeat it', Pre(Code(command)) if command else None,
-        Div(html_table('settings', [(k,o) for k,o in facts.items() if o is not None]), cls='facts'), absent_note(f"Not recorded: {', '.join(missing)}.") if missing else None)
+    command,facts = r.text('command'),_run_facts(r)
+    table = html_table('settings', [(k,o) for k,o in facts.items() if o is not None])
+    missing = [k for k,o in dict(command=command, **facts).items() if o is None]
+    note = absent_note(f"Not recorded: {', '.join(missing)}.") if missing else None
+    return section('How to repeat it', Pre(Code(command)) if command else None, Div(table, cls='facts'), note)
 
-# %% ../../nbs/86_run.report.ipynb #eeb6920d
-_sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),(_first_layer_section,),
-    (_time_section,_repeat_section))
+# %% ../../nbs/86_run.report.ipynb #d9c700f3
+_sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),
+    (_first_layer_section,),(_time_section,_repeat_section))
 
 @rc_context(chart_style)
 def run_report(
