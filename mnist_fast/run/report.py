@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Run', 'run_report']
 
-# %% ../../nbs/86_run.report.ipynb #9ea78f9b
+# %% ../../nbs/86_run.report.ipynb #72ef6cda
 import json, matplotlib
 from contextlib import suppress
 from fastai.basics import *
@@ -23,23 +23,23 @@ from ..model import count_params
 from .page import absent_note, chart, chart_style, html_page, html_table, number_cell, png_uri, section
 from ..stats import calibration_error, class_table, wilson
 
-# %% ../../nbs/86_run.report.ipynb #b1035012
+# %% ../../nbs/86_run.report.ipynb #8408c584
 def _read_metrics(folder):
     "What `metrics.json` holds; nothing if there is no such file"
     try: return read_json(folder/'metrics.json')
     except FileNotFoundError: return {}
 
-# %% ../../nbs/86_run.report.ipynb #4bf548da
+# %% ../../nbs/86_run.report.ipynb #c5a2823f
 def _number_or_none(o): return o if isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e15 else None
 def _text_or_none(o): return None if o is None or isinstance(o, (dict,list)) else str(o)[:500]
 
-# %% ../../nbs/86_run.report.ipynb #3698777b
+# %% ../../nbs/86_run.report.ipynb #f233e621
 def _digits_source(name):
     "The source for `get_digits`, from the name that it gave the digits"
     if not name: return 'auto'
     return 'digits' if name.startswith('scikit-learn') else 'mnist' if name.startswith('MNIST') else name
 
-# %% ../../nbs/86_run.report.ipynb #3dc73c26
+# %% ../../nbs/86_run.report.ipynb #431cb815
 def _read_history(folder):
     "The rows of a history as dicts, and the name of the file"
     rows,path = [],folder/'history.jsonl'
@@ -50,7 +50,7 @@ def _read_history(folder):
     with suppress(OSError, ValueError): return pd.read_csv(folder/'history.csv').to_dict('records'),'history.csv'
     return [],None
 
-# %% ../../nbs/86_run.report.ipynb #16cac393
+# %% ../../nbs/86_run.report.ipynb #a2f74f61
 _column_names = dict(lr='learning rate', mom='momentum', loss='batch loss')
 
 def _history_frame(rows):
@@ -59,7 +59,7 @@ def _history_frame(rows):
     df = pd.DataFrame([{name(k): _number_or_none(v) for k,v in o.items() if k.isprintable() and len(k)<40} for o in rows], dtype=float)
     return df.dropna(axis=1, how='all').iloc[::max(1, math.ceil(len(df)/1000)), :12]
 
-# %% ../../nbs/86_run.report.ipynb #a3f6ac4e
+# %% ../../nbs/86_run.report.ipynb #1a7299ca
 class Run:
     "What is known of a run, with the model's prediction for each test digit"
     def __init__(self,
@@ -118,7 +118,7 @@ class Run:
         for k in keys: o = o.get(k) if isinstance(o, dict) else None
         return o
 
-# %% ../../nbs/86_run.report.ipynb #b143b755
+# %% ../../nbs/86_run.report.ipynb #be74f3a9
 @patch
 def num(self:Run, *keys):
     "As `get`, a number or None"
@@ -129,7 +129,7 @@ def text(self:Run, *keys):
     "As `get`, a short text or None"
     return _text_or_none(self.get(*keys))
 
-# %% ../../nbs/86_run.report.ipynb #11b26c0b
+# %% ../../nbs/86_run.report.ipynb #f1aed0c1
 @patch
 def _test_set(self:Run):
     "The test digits that the model knows"
@@ -145,7 +145,7 @@ def _probabilities(self:Run):
     if not (isinstance(bs, int) and bs>0): bs = 1000
     return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
 
-# %% ../../nbs/86_run.report.ipynb #9cf2465a
+# %% ../../nbs/86_run.report.ipynb #a1a1862d
 @patch
 def _predictions(self:Run, probs):
     "A table with a row per test digit; `actual` and `pred` are the positions in `classes`, `correct` whether they are equal"
@@ -157,7 +157,7 @@ def _predictions(self:Run, probs):
     loss = -probs.gather(1, self.ds.y[:,None])[:,0].clamp_min(1e-38).log()
     return prediction_table(probs, self.ds.y, self.classes).assign(loss=loss.numpy())
 
-# %% ../../nbs/86_run.report.ipynb #3a9c7fcc
+# %% ../../nbs/86_run.report.ipynb #0b9dba8b
 @patch(as_prop=True)
 def task(self:Run): return '3v7' if self.saved.n_out==1 else 'full'
 
@@ -167,7 +167,7 @@ def model(self:Run): return self.saved.config['model']['name']
 @patch(as_prop=True)
 def params(self:Run): return count_params(self.saved.model)
 
-# %% ../../nbs/86_run.report.ipynb #01978a2d
+# %% ../../nbs/86_run.report.ipynb #2750b74b
 @patch(as_prop=True)
 def name(self:Run): return f"{'Threes and sevens' if self.task=='3v7' else 'All ten digits'}, {self.text('recipe') or self.model}"
 
@@ -177,7 +177,7 @@ def digits_changed(self:Run):
     crc = self.text('data', 'crc32')
     return crc is not None and crc!=crc32(self.digits[:4])
 
-# %% ../../nbs/86_run.report.ipynb #f8f8145c
+# %% ../../nbs/86_run.report.ipynb #91e44f3b
 def _card(name, value, text): return Div(Dt(name), Dd(Strong(value), Small(text)))
 
 def _result_cards(r):
@@ -190,7 +190,7 @@ def _result_cards(r):
     yield _card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
     yield _card('test digits', f'{n:,}', r.digits.source)
 
-# %% ../../nbs/86_run.report.ipynb #ad4ac255
+# %% ../../nbs/86_run.report.ipynb #f81af451
 def _result_notes(r):
     acc,recorded,stopped = r.correct.mean(),r.num('accuracy'),r.text('stopped')
     if not r.metrics: yield 'This folder has no metrics.json, so the page knows little about the training.'
@@ -201,7 +201,7 @@ def _result_notes(r):
     if recorded is not None and abs(recorded-acc)>.5/len(r.correct):
         yield f'The run recorded an accuracy of {recorded:.2%}. The saved model has {acc:.2%} on these digits.'
 
-# %% ../../nbs/86_run.report.ipynb #2fc270dd
+# %% ../../nbs/86_run.report.ipynb #03a2d00f
 def _plot_columns(df, x, *groups):
     "A plot for each group of columns, one above the other"
     fig = Figure(figsize=(4.8,2.8))
@@ -217,7 +217,7 @@ def _plot_columns(df, x, *groups):
 
 def _lines_chart(df, x, groups, text): return chart(_plot_columns(df, x, *groups), text, margins=(.75,.45,.1,.1))
 
-# %% ../../nbs/86_run.report.ipynb #f4a203d1
+# %% ../../nbs/86_run.report.ipynb #e18b4a9f
 _not_metrics = ('epoch','train loss','valid loss','learning rate','momentum','seconds')
 
 def _curve_charts(epochs, batches):
@@ -231,7 +231,7 @@ def _curve_charts(epochs, batches):
     names = [k for k in ('learning rate','momentum') if k in df]
     if names and len(df)>1: yield df,x,[[k] for k in names],f"{' and '.join(names)}.".capitalize()
 
-# %% ../../nbs/86_run.report.ipynb #e86bea1c
+# %% ../../nbs/86_run.report.ipynb #0ff4295d
 def _epoch_table(epochs):
     rows = ([f'{epoch:g}',*(number_cell(o, '.4g') for o in row)] for epoch,*row in epochs.values.tolist())
     return html_table('epochs', rows, *epochs)
@@ -246,7 +246,7 @@ def _curves_section(r):
     missing = None if len(batches) else absent_note(f'{file} has no rows of batches, so the loss of batches and the momentum are missing.')
     return section('Training', Div(*charts, cls='side charts'), missing, _epoch_table(epochs))
 
-# %% ../../nbs/86_run.report.ipynb #266689fb
+# %% ../../nbs/86_run.report.ipynb #f9cd2d64
 def _matrix_rows(m, classes):
     top = max(1, (m-np.diag(m.diagonal())).max())
     def cell(i, j, n):
@@ -259,13 +259,13 @@ def _confusion_section(r):
     table = html_table('confusion matrix', _matrix_rows(m, r.classes), '', *r.classes)
     return section('Confusion matrix', P('A row is a digit, a column is what the model predicted.'), Div(table, cls='matrix'))
 
-# %% ../../nbs/86_run.report.ipynb #6a6caa08
+# %% ../../nbs/86_run.report.ipynb #448b34d6
 def _confused_section(r):
     pairs = confused_pairs(r.predictions).head(10)
     if pairs.empty: return section('Most confused', P('No mistakes.'))
     return section('Most confused', html_table('most confused pairs', pairs.values.tolist(), 'digit', 'predicted as', 'times'))
 
-# %% ../../nbs/86_run.report.ipynb #d1c59719
+# %% ../../nbs/86_run.report.ipynb #4b799ee6
 def _classes_section(r):
     df = class_table(r.actual, r.pred, range(len(r.classes)))
     shares = [[number_cell(o, '.1%') for o in row] for row in df[['precision','recall','low','high','f1']].values]
@@ -282,7 +282,7 @@ def _calibration_section(r):
     fig.axes[1].minorticks_off()
     return section('Calibration', chart(fig, text, margins=(.75,.45,.1,.1)))
 
-# %% ../../nbs/86_run.report.ipynb #a076f293
+# %% ../../nbs/86_run.report.ipynb #9b217858
 def _digit_figure(r, index, actual, pred, probability, **_):
     title = f'Test digit {index}: a {actual}, predicted as {pred} with {probability:.1%}'
     text = Strong(actual),f', predicted {pred} ',Small(f'{probability:.1%}')
@@ -291,10 +291,10 @@ def _digit_figure(r, index, actual, pred, probability, **_):
 
 def _top_losses_section(r, n=20):
     rows = r.predictions.nlargest(n, 'loss').to_dict('records')
-    text = 'The test digits whose label got the lowest probability, each with its label, the prediction and its probability. Mistakes are red.'
+    text = 'The test digits whose label got the lowest probability, with label, prediction and its probability. Mistakes are red.'
     return section('Top losses', P(text), Div(*(_digit_figure(r, **o) for o in rows), cls='digits'))
 
-# %% ../../nbs/86_run.report.ipynb #5d0bd84a
+# %% ../../nbs/86_run.report.ipynb #c73fe86f
 def _filter_images(model, n=50):
     "The weights of the first layer as RGB images, `n` at most, and the weight of the strongest colour"
     w = next(p for p in model.parameters() if p.dim()>1).detach().float().cpu()
@@ -309,7 +309,7 @@ def _first_layer_section(r):
     images = [Img(src=png_uri(o), alt=f'weights {i}', title=f'weights {i}') for i,o in enumerate(images)]
     return section('First layer', P(text), Div(*images, cls='digits weights'))
 
-# %% ../../nbs/86_run.report.ipynb #642d9374
+# %% ../../nbs/86_run.report.ipynb #09468be9
 _time_parts = dict(data='reading the digits', train='training', test='testing')
 
 def _time_rows(parts, total):
@@ -326,7 +326,7 @@ def _time_section(r):
     speed = P(f'{items/train:,.0f} digits a second in training, including the validation after each epoch.') if train and items else None
     return section('Time', html_table('time by part', _time_rows(parts, total), 'part', 'seconds', 'share', ''), speed)
 
-# %% ../../nbs/86_run.report.ipynb #b6592a1a
+# %% ../../nbs/86_run.report.ipynb #6be279c0
 _settings = {'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits',
     'threads': 'threads', 'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
 
@@ -344,7 +344,7 @@ def _repeat_section(r):
     note = absent_note(f"Not recorded: {', '.join(missing)}.") if missing else None
     return section('How to repeat it', Pre(Code(command)) if command else None, Div(table, cls='facts'), note)
 
-# %% ../../nbs/86_run.report.ipynb #d9c700f3
+# %% ../../nbs/86_run.report.ipynb #941b7baf
 _sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),
     (_first_layer_section,),(_time_section,_repeat_section))
 
