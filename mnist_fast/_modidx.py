@@ -689,7 +689,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mnist_fast.run.page.section': ('run.page.html#section', 'mnist_fast/run/page.py')},
             'mnist_fast.run.report': { 'mnist_fast.run.report.Run': ('run.report.html#run', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report.Run.__init__': ('run.report.html#run.__init__', 'mnist_fast/run/report.py'),
-                                       'mnist_fast.run.report.Run._predict': ('run.report.html#run._predict', 'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report.Run._predictions': ( 'run.report.html#run._predictions',
                                                                                    'mnist_fast/run/report.py'),
                                        'mnist_fast.run.report.Run._probabilities': ( 'run.report.html#run._probabilities',

@@ -12,7 +12,7 @@ def link(m):
     bang,text,target = m.groups()
     if target.startswith('../'): return f'{bang}[{text}]({target[3:]})'
     if bang: return f'![{text}]({nbs.name}/{target})'
-    return f'[{text}]({doc_link(target, cfg.doc_url) if cfg.doc_url else re.sub("^(?=[0-9a-z_/]+[.]ipynb)", f"{nbs.name}/", target)})'
+    return f'[{text}]({doc_link(target, cfg.doc_url) if cfg.doc_url else re.sub("^(?=[0-9a-z_./]+[.]ipynb)", f"{nbs.name}/", target)})'
 
 def prose(cell): return re.sub(r'(!?)\[([^\]]*)\]\(([^)]*)\)', link, cell.source)
 

@@ -79,41 +79,6 @@ class Run:
         self.ds = self._test_set()
         self.predictions = self._predictions(self._probabilities() if probs is None else probs)
 
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
-    def _predict(self):
-        "In batches like those of the run, so that the bits are the same"
-        bs = self.num('bs') or 1000
-        return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
-
     def get(self, *keys):
         "The value in `metrics.json` under one or more keys, None if there is none"
         o = self.metrics
