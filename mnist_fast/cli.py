@@ -5,22 +5,21 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'report', 'compare', 'ladder', 'bench', 'data', 'main']
 
-# %% ../nbs/99_cli.ipynb #18d8f6e1
+# %% ../nbs/99_cli.ipynb #c6a8c6f1
 import argparse, os, re, signal, sys, threading, warnings
 from importlib import import_module
 from json import dumps, loads
-from pathlib import Path
 from typing import Annotated
 from fastcore.meta import delegates
 from . import __version__
 from .run.folder import changed_settings, run_settings, stopped
 
-# %% ../nbs/99_cli.ipynb #62f8b913
+# %% ../nbs/99_cli.ipynb #052cf6b9
 def _emit(json, text, obj): print(dumps(obj) if json else text, flush=True)
 
 def _is_terminal(): return sys.stdout is not None and sys.stdout.isatty()
 
-# %% ../nbs/99_cli.ipynb #7c8c249a
+# %% ../nbs/99_cli.ipynb #4b0f86db
 def _result_text(run):
     m = run.metrics
     why = f"; {m['stopped']}" if m['stopped'] else ''
@@ -31,7 +30,7 @@ def _check_resume(out, settings):
     given = [*changed_settings(settings),*(['out'] if out else [])]
     if given: raise ValueError(f"--resume goes on with the settings of the run. Leave out --{' and --'.join(given).replace('_', '-')}.")
 
-# %% ../nbs/99_cli.ipynb #e7761f6b
+# %% ../nbs/99_cli.ipynb #92245913
 @delegates(run_settings)
 def train(
     out:str=None, # Folder for the run (default: runs/TASK-RECIPE-TIME)
@@ -48,7 +47,7 @@ def train(
     if resume: resume_run(resume, **show)
     else: train_run(out, **show, **kwargs)
 
-# %% ../nbs/99_cli.ipynb #3b18159b
+# %% ../nbs/99_cli.ipynb #59a94855
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -59,7 +58,7 @@ def evaluate(
     res = evaluate_run(run, source)
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
-# %% ../nbs/99_cli.ipynb #e6d9488d
+# %% ../nbs/99_cli.ipynb #201699ad
 def predict(
     images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
     model:str='full', # Folder of a run, or a model that the package contains: full (ten digits) or 3v7
@@ -79,7 +78,7 @@ def predict(
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/99_cli.ipynb #3a883c63
+# %% ../nbs/99_cli.ipynb #d63cc91e
 def report(
     run:str, # Folder of a run
     source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: where the run had its digits from)
@@ -99,13 +98,12 @@ def compare(
     json:bool=False # Print the rows as JSON?
 ):
     "Put runs side by side, with the differences that are more than chance"
-    from mnist_fast.run.compare import compare_report, compare_runs
-    tables = compare_runs(runs, source)
-    if out: compare_report(runs, out, source)
+    from mnist_fast.run.compare import compare_runs
+    tables = compare_runs(runs, source, out=out)
     text = '\n\n'.join(df.to_string(index=False, float_format='{:.4g}'.format) for df in tables)
     _emit(json, text+f'\n\nPage: {out}'*bool(out), dict(zip(('runs','pairs'), map(_records, tables))))
 
-# %% ../nbs/99_cli.ipynb #8c72caac
+# %% ../nbs/99_cli.ipynb #b475a06a
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung that is random, or timings of each pair
@@ -119,7 +117,7 @@ def ladder(
     res = run_ladder(source, seeds, seed, by_hand, out)
     _emit(json, f"{ladder_text(res['rows'])}\n\nTest digits: {res['source']}{f'. Kept in {out}' if out else ''}", res['rows'])
 
-# %% ../nbs/99_cli.ipynb #da6fa002
+# %% ../nbs/99_cli.ipynb #f65c01d3
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
@@ -134,7 +132,7 @@ def bench(
     res,path = run_bench(source, quick, full, recipe, peers, out)
     _emit(json, f"{bench_text(res)}\n\nratio: how many times our time the peer takes, median of n rounds. Kept in {path}", res)
 
-# %% ../nbs/99_cli.ipynb #16dbfbb4
+# %% ../nbs/99_cli.ipynb #62b01f74
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # Addresses of folders with the four packed files, tried in turn
@@ -148,7 +146,7 @@ def data(
     found = find_digits()
     _emit(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
 
-# %% ../nbs/99_cli.ipynb #ac5191d4
+# %% ../nbs/99_cli.ipynb #50d8172d
 commands = {f.__name__: f for f in (train,evaluate,predict,report,compare,ladder,bench,data)}
 
 class _Parser(argparse.ArgumentParser):
@@ -165,7 +163,7 @@ def _parser():
         subs.add_parser(name, parents=[parent], add_help=False, **texts)
     return p
 
-# %% ../nbs/99_cli.ipynb #85f60dee
+# %% ../nbs/99_cli.ipynb #624b044c
 def _fail(message, status=1):
     if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
     return status
@@ -174,7 +172,7 @@ def _sentence(e):
     if getattr(e, 'strerror', None): return f"{e.filename or 'The output'}: {e.strerror}. Free some space, or choose another place."
     return re.sub(r'^Exception occured in .* when calling event .*:\s*', '', str(e))
 
-# %% ../nbs/99_cli.ipynb #9595c159
+# %% ../nbs/99_cli.ipynb #2f0950fa
 def _exit_now(*args):
     os.write(2, f'mnist_fast: {stopped}\n'.encode())
     os._exit(130)
@@ -196,7 +194,7 @@ def _mute(status):
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
-# %% ../nbs/99_cli.ipynb #1e6a371b
+# %% ../nbs/99_cli.ipynb #099e6708
 def _show_own_warnings():
     warnings.filterwarnings('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='mnist_fast')
@@ -212,7 +210,7 @@ def _run_command(argv):
         if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
         return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/99_cli.ipynb #0e9ec369
+# %% ../nbs/99_cli.ipynb #2188e3a3
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
@@ -228,5 +226,5 @@ def main(
     except Exception as e:
         return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
 
-# %% ../nbs/99_cli.ipynb #1ce2acdd
+# %% ../nbs/99_cli.ipynb #b363654a
 if __name__=='__main__': sys.exit(main())

@@ -1,7 +1,6 @@
 "Notebooks are clean, what is made from them is in step with them, and the rules of the house hold"
 import ast, json, pytest, re, shutil, sys, tomllib
 from collections import Counter
-from pathlib import Path
 from conftest import bin, root, sh
 
 notebooks = sorted(root.glob('nbs/**/*.ipynb'))

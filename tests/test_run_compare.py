@@ -2,9 +2,9 @@
 import numpy as np, pandas as pd, pytest, re, shutil, struct
 from conftest import names
 from mnist_fast.inference.saved import load_model
-from mnist_fast.run.compare import compare_report, compare_runs
+from mnist_fast.run.compare import compare_runs
 from mnist_fast.stats import wilson
-from run_files import Page, digits, metrics, run, trained, write
+from run_files import *
 from scipy.stats import binomtest
 
 def test_compare(trained, run):
@@ -53,15 +53,17 @@ def test_not_to_be_compared(trained, run, tmp_path):
     other = shutil.copytree(run, tmp_path/'other')
     for m in metrics(n_test=10),metrics(data=dict(crc32='1')),metrics(data=dict(source=idx_folder(tmp_path/'digits', digits._replace(y_test=digits.y_test.flip(0))))):
         write(other, m)
-        for f in compare_runs,lambda o: compare_report(o, tmp_path/'page.html'):
+        for f in compare_runs,lambda o: compare_runs(o, out=tmp_path/'page.html'):
             with pytest.raises(ValueError) as e: f([run,other])
             names(e, re.escape(str(run)), re.escape(str(other)), 'same digits', 'one test set')
     write(other, metrics(data=dict(source=idx_folder(tmp_path/'same', digits[:4]))))
     assert compare_runs([run,other])[1].p[0]==1 and not (tmp_path/'page.html').exists()
 
-def test_compare_report(trained, run, tmp_path):
+def test_page(trained, run, tmp_path):
     "A page of its own, whatever the folders are called; nothing beside it"
     odd = shutil.copytree(run, tmp_path/'<img src=x> $\\frac$ \x1b')
-    o = Page(compare_report([odd,trained['full','cnn'],trained['full','linear']], tmp_path/'new'/'page.html').read_text())
+    page = tmp_path/'new'/'page.html'
+    compare_runs([odd,trained['full','cnn'],trained['full','linear']], out=page)
+    o = Page(page.read_text())
     assert o.tags.count('svg')==1 and 'img' not in o.tags and str(odd) in o.text and o.text.count(' yes ')+o.text.count(' no ')==3
     assert [o.name for o in (tmp_path/'new').iterdir()]==['page.html']

@@ -22,8 +22,10 @@ def test_not_writable(tmp_path):
     names(e, 'file/run', 'Choose another folder')
     assert [o.name for o in tmp_path.iterdir()]==['file']
 
-wrong = [dict(epochs=0), dict(bs=-1), dict(every=0), dict(lr=0.), dict(lr=float('nan')), dict(lr=float('inf')), dict(seed=-1), dict(seed=2**32), dict(checkpoint=-1.),
-    dict(checkpoint=float('nan')), dict(stop_at=1.1, valid=.1), dict(ema=0.), dict(valid='x'), dict(valid=0.), dict(valid=1.), dict(valid='nan'), dict(keep_best=True), dict(stop_at=.9)]
+nan,inf = float('nan'),float('inf')
+wrong = [dict(epochs=0), dict(bs=-1), dict(every=0), dict(lr=0.), dict(lr=nan), dict(lr=inf), dict(seed=-1), dict(seed=2**32), dict(checkpoint=-1.),
+    dict(checkpoint=nan), dict(stop_at=1.1, valid=.1), dict(ema=0.), dict(valid='x'), dict(valid=0.), dict(valid=1.), dict(valid='nan'),
+    dict(keep_best=True), dict(stop_at=.9)]
 
 @pytest.mark.parametrize('settings', wrong, ids=str)
 def test_wrong_settings(settings):

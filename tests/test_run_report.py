@@ -1,13 +1,12 @@
 "A page about a run: the numbers are right, hostile files do no harm, what is missing is said"
 import base64, io, json, matplotlib.pyplot as plt, numpy as np, pytest, random, re, torch
 from conftest import names
-from mnist_fast.files import write_files
 from mnist_fast.inference.saved import DigitModel, load_model, save_model
 from mnist_fast.model import mnist_model, model_registry
 from mnist_fast.run.compare import compare_runs
 from mnist_fast.run.report import Run, run_report
 from PIL import Image
-from run_files import Page, batch_row, digits, epoch_row, metrics, run, tasks, trained, write
+from run_files import *
 from scipy.stats import binomtest
 
 each = pytest.mark.parametrize

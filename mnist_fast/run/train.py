@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RunResult', 'train_run', 'evaluate_run', 'resume_run']
 
-# %% ../../nbs/88_run.train.ipynb #ac630956
+# %% ../../nbs/88_run.train.ipynb #f3cbd7ae
 import math, os, time, matplotlib.pyplot as plt
 from contextlib import contextmanager, nullcontext
 from json import dumps
@@ -29,7 +29,7 @@ from .folder import *
 from .history import History
 from .report import run_report
 
-# %% ../../nbs/88_run.train.ipynb #aa8829e8
+# %% ../../nbs/88_run.train.ipynb #667af64a
 def _recipe_name(s): return s.recipe or (s.model if s.model in recipes[s.task] else 'cnn')
 
 def _run_learner(s, bar):
@@ -42,7 +42,7 @@ def _run_learner(s, bar):
     if not bar: learn.remove_cb(ProgressCallback)
     return learn,time.perf_counter()-start
 
-# %% ../../nbs/88_run.train.ipynb #155ac3a9
+# %% ../../nbs/88_run.train.ipynb #87133c6a
 def _tensorboard(folder):
     try: from fastai.callback.tensorboard import TensorBoardCallback
     except ImportError: raise ValueError("tensorboard is not installed. Install it with pip install tensorboard.") from None
@@ -57,7 +57,7 @@ def _run_callbacks(s, metric, folder):
     if s.nan_guard: yield NaNGuard()
     if s.tensorboard: yield _tensorboard(folder)
 
-# %% ../../nbs/88_run.train.ipynb #b343f33d
+# %% ../../nbs/88_run.train.ipynb #289dfded
 @contextmanager
 def _in_all_processes(learn):
     if num_distrib()<2: return (yield)
@@ -71,7 +71,7 @@ def _shared_folder(out, name):
     torch.distributed.broadcast_object_list(res, 0)
     return res[0]
 
-# %% ../../nbs/88_run.train.ipynb #f0d06c28
+# %% ../../nbs/88_run.train.ipynb #f1b954e6
 def _fit(s, learn, folder):
     "Seconds of all epochs, and why a callback stopped the fit, if one did"
     cbs = [*_run_callbacks(s, learn.metrics[0].name, folder)]
@@ -79,7 +79,7 @@ def _fit(s, learn, folder):
     why = next(filter(None, (vars(cb).get('stopped') for cb in [learn.recorder,*cbs])), None)
     return sum(o.get('seconds', 0) for o in cbs[0].rows),why
 
-# %% ../../nbs/88_run.train.ipynb #0e472480
+# %% ../../nbs/88_run.train.ipynb #32ad7df4
 class _KeepOutputs(Callback):
     def before_validate(self): self.outputs = []
     def after_pred(self): self.outputs.append(self.pred)
@@ -90,7 +90,7 @@ def _test(learn, model, loss_func):
     with twin.no_bar(): loss,metric = twin.validate(dl=learn.dls.test)
     return loss,metric,torch.cat(keep.outputs)
 
-# %% ../../nbs/88_run.train.ipynb #fdccc7de
+# %% ../../nbs/88_run.train.ipynb #b6469ccf
 def _result(s, learn, loss, acc):
     "What was trained, and how well it did on the test set"
     dls,r = learn.dls,learn.recipe
@@ -101,7 +101,7 @@ def _result(s, learn, loss, acc):
     sizes = dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset))
     return dict(**what, **{k: r[k] for k in ('epochs','lr','bs')}, **sizes, accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #9dbc4a13
+# %% ../../nbs/88_run.train.ipynb #445c0903
 def _save_pictures(learn, out, folder):
     "Curves, confusion matrix, most confident mistakes; returns the probabilities of the test digits"
     dl,probs = learn.dls.test,class_probs(out).cpu()
@@ -114,7 +114,7 @@ def _save_pictures(learn, out, folder):
     plt.close('all')
     return probs
 
-# %% ../../nbs/88_run.train.ipynb #07e5ff30
+# %% ../../nbs/88_run.train.ipynb #faa0d775
 class RunResult(NamedTuple):
     "A finished run"
     folder:Path # with all its files
@@ -133,7 +133,7 @@ def _finish(s, learn, folder, origin, seconds, why, start, on_result):
     run_report(folder, learn.digits, _save_pictures(learn, out, folder))
     return run
 
-# %% ../../nbs/88_run.train.ipynb #ddae6258
+# %% ../../nbs/88_run.train.ipynb #704ae9d2
 def _epoch_line(learn, row):
     return ' '.join(f'{n} {o:.4f}' if isinstance(o, float) else f'{n} {o}' for n,o in zip(learn.recorder.metric_names, row))
 
@@ -153,7 +153,7 @@ def _carry_out(s, get_folder, on_epoch, on_result, bar):
         seconds = dict(data=data_s, train=train_s)
         with modified_env('WORLD_SIZE'): return _finish(s, learn, folder, origin, seconds, why, start, on_result)
 
-# %% ../../nbs/88_run.train.ipynb #c83efeb5
+# %% ../../nbs/88_run.train.ipynb #11b16a42
 @delegates(run_settings)
 def train_run(
     out:str|Path|None=None, # folder for the run, by default a new one in `runs`
@@ -167,7 +167,7 @@ def train_run(
     if os.path.isdir(s.source): s.source = os.path.abspath(s.source)
     return _carry_out(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
 
-# %% ../../nbs/88_run.train.ipynb #6e8c7b01
+# %% ../../nbs/88_run.train.ipynb #69bbaacc
 def evaluate_run(
     folder:str|Path, # of a run, or a model that the package contains
     source:str='auto' # auto, mnist, digits, or a folder that holds MNIST
@@ -181,7 +181,7 @@ def evaluate_run(
     loss,acc,out = _test(learn, learn.model, loss_func)
     return dict(run=str(folder), task=task, source=learn.dls.source, n_test=len(out), accuracy=acc, loss=loss)
 
-# %% ../../nbs/88_run.train.ipynb #e6f97aa6
+# %% ../../nbs/88_run.train.ipynb #b0661d64
 def resume_run(
     folder:str|Path, # of a run that was begun by `train_run`
     on_epoch=print, # as for `train_run`
