@@ -6,8 +6,8 @@
 __all__ = ['stopped', 'run_settings', 'changed_settings', 'settings_command', 'new_run_folder', 'save_figure', 'git_revision',
            'run_origin', 'read_settings', 'is_finished', 'check_origin', 'run_lock']
 
-# %% ../../nbs/80_run.folder.ipynb #f011e02d
-import math, tempfile, time
+# %% ../../nbs/80_run.folder.ipynb #ab34314b
+import io, math, tempfile, time
 from contextlib import contextmanager
 from importlib import import_module
 from inspect import signature
@@ -17,7 +17,7 @@ from warnings import warn
 from fastcore.basics import AttrDict
 from ..files import crc32, read_json, system_info, write_files
 
-# %% ../../nbs/80_run.folder.ipynb #79b61cce
+# %% ../../nbs/80_run.folder.ipynb #151e6d32
 def run_settings(
     task:Annotated[str, dict(choices=['3v7','full'])]='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
@@ -44,7 +44,7 @@ def run_settings(
         "Hold out a part of the training set, as with a `valid` of 0.1.")
     return s
 
-# %% ../../nbs/80_run.folder.ipynb #5af1d077
+# %% ../../nbs/80_run.folder.ipynb #60a7e358
 def _check_numbers(s):
     for k in ('epochs','bs','every'):
         if s[k] is not None and s[k]<1: raise ValueError(f"{k} is {s[k]}. Give 1 or more.")
@@ -60,7 +60,7 @@ def _fraction(o):
     if not 0<res<1: raise ValueError(f"valid is {o!r}. Give 'test', or a fraction between 0 and 1.")
     return res
 
-# %% ../../nbs/80_run.folder.ipynb #158f20a2
+# %% ../../nbs/80_run.folder.ipynb #09351b0f
 def _defaults(): return {k: p.default for k,p in signature(run_settings).parameters.items()}
 
 def changed_settings(
@@ -77,7 +77,7 @@ def settings_command(
     words = {'--'+k.replace('_', '-'): v for k,v in changed_settings(settings).items()}
     return join(['mnist_fast','train',*(o for k,v in words.items() for o in ([k] if v is True else [k,str(v)]))])
 
-# %% ../../nbs/80_run.folder.ipynb #65a52027
+# %% ../../nbs/80_run.folder.ipynb #6a77f6b8
 _run_files = 'run.json config.json model.safetensors metrics.json history.csv ladder.json'.split()
 
 def _unused(name):
@@ -98,7 +98,7 @@ def new_run_folder(
     except OSError as e: raise ValueError(f"{out}: cannot be written ({e.strerror}). Choose another folder (--out).") from None
     return out
 
-# %% ../../nbs/80_run.folder.ipynb #b78292fd
+# %% ../../nbs/80_run.folder.ipynb #4a4db56a
 def save_figure(
     fig, # of matplotlib
     path:Path # a name that ends in .png
@@ -108,7 +108,7 @@ def save_figure(
     fig.savefig(f)
     write_files(path.parent, {path.name: f.getvalue()})
 
-# %% ../../nbs/80_run.folder.ipynb #de7ca8ac
+# %% ../../nbs/80_run.folder.ipynb #ee0a72b7
 def git_revision()->str|None:
     "Revision of the clone that this package runs from, `-dirty` if files were changed; None outside of a clone"
     from subprocess import run
@@ -125,7 +125,7 @@ def run_origin(
     "What the result of a run depends on beside its settings"
     return dict(data=dict(source=digits.source, crc32=crc32(digits[:4])), git=git_revision(), **system_info())
 
-# %% ../../nbs/80_run.folder.ipynb #fd7471ac
+# %% ../../nbs/80_run.folder.ipynb #c5f5d70c
 def read_settings(
     folder:str|Path # of a run
 )->AttrDict:
@@ -144,7 +144,7 @@ def is_finished(
     "Has the run ended, so that nothing is left to do?"
     return (Path(folder)/'metrics.json').exists() and not (Path(folder)/'checkpoints').exists()
 
-# %% ../../nbs/80_run.folder.ipynb #1bdf7ea1
+# %% ../../nbs/80_run.folder.ipynb #49569153
 def check_origin(
     folder:str|Path, # of a run that goes on
     now:dict # from `run_origin`
@@ -157,7 +157,7 @@ def check_origin(
     if old['threads']!=now['threads']:
         warn(f"The run was begun with {old['threads']} threads, here are {now['threads']}. Its last bits may differ.")
 
-# %% ../../nbs/80_run.folder.ipynb #7e5ceecf
+# %% ../../nbs/80_run.folder.ipynb #3aed221a
 stopped = 'stopped; what was written before is whole'
 
 @contextmanager
