@@ -155,7 +155,7 @@ def check_origin(
         raise ValueError(f"{folder}: the run was begun with the digits of {old['data']['source']}, and those of {now['data']['source']} "
             "differ from them. Put the same digits in their place.")
     if old['threads']!=now['threads']:
-        warn(f"The run was begun with {old['threads']} threads, and now there are {now['threads']}. The last bits of its result may differ.")
+        warn(f"The run was begun with {old['threads']} threads, now there are {now['threads']}. The last bits may differ.")
 
 # %% ../../nbs/80_run.folder.ipynb #3aed221a
 stopped = 'stopped; all files that were written before are complete'
