@@ -7,7 +7,7 @@ from mnist_fast.data.source import get_digits
 from mnist_fast.inference.saved import save_model
 
 out = Path(__file__).parent.parent/'mnist_fast'/'weights'
-seed,digits = 0,get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist'))
+seed = 0
 names = {'full': 'all ten digits', '3v7': 'threes and sevens'}
 
 card = '''# Model card
@@ -32,7 +32,7 @@ Two networks for handwritten digits. `load_model('full')` and `load_model('3v7')
   The model `3v7` predicts a three or a seven for every digit. The models are not made for bank cheques, medicine, or anything else where a wrong digit does harm.
 '''
 
-def make(task):
+def make(digits, task):
     "Train and save a model; returns its row of the card"
     r = run_recipe(digits, task, 'best', seed)
     learn,acc = r['learn'],round(r['accuracy'], 6)
@@ -42,5 +42,6 @@ def make(task):
     return f"| `{task}` | {names[task]} | `{learn.recipe['model']}` {learn.recipe['widths']} | {r['params']:,} | {acc:.4f} | {wrong} of {n:,} |"
 
 if __name__=='__main__':
-    a,rows = system_info(),[make(o) for o in names]
+    digits = get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist'))
+    a,rows = system_info(),[make(digits, o) for o in names]
     (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), seed=seed, torch=a['versions']['torch']))

@@ -55,7 +55,7 @@ def _numbers(x):
         x = np.asarray(x)
     except Exception as e: raise ValueError(
         f"A {type(x).__name__} that is not one picture ({e}). Give an array of numbers, bytes or a path.") from None
-    if x.dtype.kind not in 'biuf': raise ValueError(f"{x.dtype} is no type for a picture. Give integers 0 to 255 or floats 0 to 1.")
+    if x.dtype.kind not in 'biuf': raise ValueError(f"{x.dtype} is not a type for a picture. Give integers 0 to 255 or floats 0 to 1.")
     return x.astype(float) if x.dtype==bool else x
 
 def _channels_last(x):
