@@ -1,4 +1,4 @@
-"All public names, ours after fastai's: `save_model` and `load_model` are the ones without pickle"
+"The names for everyday use, ours after fastai's: `save_model` and `load_model` are the ones without pickle"
 from fastai.basics import *
 from fastai.callback.all import *
 from fastai.losses import *
@@ -29,3 +29,4 @@ from .run.checkpoint import *
 from .run.history import *
 from .run.report import *
 from .run.compare import *
+from .run.train import *

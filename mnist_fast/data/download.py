@@ -103,7 +103,7 @@ def _download(urls, timeout):
 
 # %% ../../nbs/12_data.download.ipynb #54fe87c0
 def download_mnist(
-    urls:list|None=None, # addresses of folders with the four packed files, tried in turn; by default `mirrors`
+    urls:list|None=None, # addresses of folders with the four packed files; those that answer are tried in turn; by default `mirrors`
     path:Path|None=None, # cache file to write, by default `cache_file()`
     timeout:float=300. # seconds allowed in all
 )->Digits: # MNIST: 60,000 to train and 10,000 to test
