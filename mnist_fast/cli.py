@@ -198,7 +198,7 @@ def _mute(status):
 # %% ../nbs/99_cli.ipynb #7b1e8904
 @contextmanager
 def _imported(command):
-    "A context in which what `command` needs is imported; the garbage collector is then as before"
+    "Import what `command` needs, without garbage collection; at the end the garbage collector works as before"
     was_on = gc.isenabled()
     gc.disable()
     try: _import(command)
