@@ -198,6 +198,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'mnist_fast.cli._exit_now': ('cli.html#_exit_now', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._fail': ('cli.html#_fail', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._import': ('cli.html#_import', 'mnist_fast/cli.py'),
+                                'mnist_fast.cli._imported': ('cli.html#_imported', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._is_terminal': ('cli.html#_is_terminal', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._mute': ('cli.html#_mute', 'mnist_fast/cli.py'),
                                 'mnist_fast.cli._parser': ('cli.html#_parser', 'mnist_fast/cli.py'),

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['commands', 'train', 'evaluate', 'predict', 'report', 'compare', 'ladder', 'bench', 'data', 'main']
 
-# %% ../nbs/99_cli.ipynb #c6a8c6f1
-import argparse, os, re, signal, sys, threading, warnings
+# %% ../nbs/99_cli.ipynb #87c0bfd6
+import argparse, atexit, gc, os, re, signal, sys, threading, warnings
+from contextlib import contextmanager
 from importlib import import_module
 from json import dumps, loads
 from typing import Annotated
@@ -14,12 +15,12 @@ from fastcore.meta import delegates
 from . import __version__
 from .run.folder import changed_settings, run_settings, stopped
 
-# %% ../nbs/99_cli.ipynb #052cf6b9
+# %% ../nbs/99_cli.ipynb #6425f628
 def _emit(json, text, obj): print(dumps(obj) if json else text, flush=True)
 
 def _is_terminal(): return sys.stdout is not None and sys.stdout.isatty()
 
-# %% ../nbs/99_cli.ipynb #4b0f86db
+# %% ../nbs/99_cli.ipynb #ce8da307
 def _result_text(run):
     m = run.metrics
     why = f"; {m['stopped']}" if m['stopped'] else ''
@@ -30,7 +31,7 @@ def _check_resume(out, settings):
     given = [*changed_settings(settings),*(['out'] if out else [])]
     if given: raise ValueError(f"--resume goes on with the settings of the run. Leave out --{' and --'.join(given).replace('_', '-')}.")
 
-# %% ../nbs/99_cli.ipynb #92245913
+# %% ../nbs/99_cli.ipynb #7f95b1f6
 @delegates(run_settings)
 def train(
     out:str=None, # Folder for the run (default: runs/TASK-RECIPE-TIME)
@@ -47,7 +48,7 @@ def train(
     if resume: resume_run(resume, **show)
     else: train_run(out, **show, **kwargs)
 
-# %% ../nbs/99_cli.ipynb #59a94855
+# %% ../nbs/99_cli.ipynb #8ac2ffe2
 def evaluate(
     run:str, # Folder of a run
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
@@ -58,7 +59,7 @@ def evaluate(
     res = evaluate_run(run, source)
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
-# %% ../nbs/99_cli.ipynb #201699ad
+# %% ../nbs/99_cli.ipynb #6bab6382
 def predict(
     images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
     model:str='full', # Folder of a run, or a model that the package contains: full (ten digits) or 3v7
@@ -78,7 +79,7 @@ def predict(
             else: _fail(e if image in str(e) else f'{image}: {e}')
     return int(failed)
 
-# %% ../nbs/99_cli.ipynb #d63cc91e
+# %% ../nbs/99_cli.ipynb #490c24d2
 def report(
     run:str, # Folder of a run
     source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: where the run had its digits from)
@@ -103,7 +104,7 @@ def compare(
     text = '\n\n'.join(df.to_string(index=False, float_format='{:.4g}'.format) for df in tables)
     _emit(json, text+f'\n\nPage: {out}'*bool(out), dict(zip(('runs','pairs'), map(_records, tables))))
 
-# %% ../nbs/99_cli.ipynb #b475a06a
+# %% ../nbs/99_cli.ipynb #539c3f81
 def ladder(
     source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
     seeds:int=5, # Runs of each rung that is random, or timings of each pair
@@ -117,7 +118,7 @@ def ladder(
     res = run_ladder(source, seeds, seed, by_hand, out)
     _emit(json, f"{ladder_text(res['rows'])}\n\nTest digits: {res['source']}{f'. Kept in {out}' if out else ''}", res['rows'])
 
-# %% ../nbs/99_cli.ipynb #f65c01d3
+# %% ../nbs/99_cli.ipynb #97abe194
 def bench(
     quick:bool=False, # Loader, optimizer and epochs alone, in a minute?
     full:bool=False, # Every recipe and peer, many times, in an hour or two?
@@ -132,7 +133,7 @@ def bench(
     res,path = run_bench(source, quick, full, recipe, peers, out)
     _emit(json, f"{bench_text(res)}\n\nratio: how many times our time the peer takes, median of n rounds. Kept in {path}", res)
 
-# %% ../nbs/99_cli.ipynb #62b01f74
+# %% ../nbs/99_cli.ipynb #ad7a6252
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # Addresses of folders with the four packed files, tried in turn
@@ -146,7 +147,7 @@ def data(
     found = find_digits()
     _emit(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
 
-# %% ../nbs/99_cli.ipynb #50d8172d
+# %% ../nbs/99_cli.ipynb #9c000e3b
 commands = {f.__name__: f for f in (train,evaluate,predict,report,compare,ladder,bench,data)}
 
 class _Parser(argparse.ArgumentParser):
@@ -163,7 +164,7 @@ def _parser():
         subs.add_parser(name, parents=[parent], add_help=False, **texts)
     return p
 
-# %% ../nbs/99_cli.ipynb #624b044c
+# %% ../nbs/99_cli.ipynb #e2f8a1f0
 def _fail(message, status=1):
     if sys.stderr: print(f'mnist_fast: {message}', file=sys.stderr)
     return status
@@ -172,7 +173,7 @@ def _sentence(e):
     if getattr(e, 'strerror', None): return f"{e.filename or 'The output'}: {e.strerror}. Free some space, or choose another place."
     return re.sub(r'^Exception occured in .* when calling event .*:\s*', '', str(e))
 
-# %% ../nbs/99_cli.ipynb #2f0950fa
+# %% ../nbs/99_cli.ipynb #fe3a7123
 def _exit_now(*args):
     os.write(2, f'mnist_fast: {stopped}\n'.encode())
     os._exit(130)
@@ -194,7 +195,20 @@ def _mute(status):
     except OSError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
 
-# %% ../nbs/99_cli.ipynb #099e6708
+# %% ../nbs/99_cli.ipynb #7b1e8904
+@contextmanager
+def _imported(command):
+    "A context in which what `command` needs is imported; the garbage collector is then as before"
+    was_on = gc.isenabled()
+    gc.disable()
+    try: _import(command)
+    finally: was_on and gc.enable()
+    gc.freeze()
+    atexit.register(gc.freeze)
+    try: yield
+    finally: gc.unfreeze()
+
+# %% ../nbs/99_cli.ipynb #c015cf98
 def _show_own_warnings():
     warnings.filterwarnings('ignore')
     warnings.filterwarnings('always', category=UserWarning, module='mnist_fast')
@@ -206,11 +220,11 @@ def _run_command(argv):
     os.environ['MPLBACKEND'] = 'agg'
     with warnings.catch_warnings():
         _show_own_warnings()
-        _import(command)
-        if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
-        return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
+        with _imported(command):
+            if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGTERM, signal.default_int_handler)
+            return commands[command](**{k: v for k,v in args.items() if k not in ('pdb','xtra')}) or 0
 
-# %% ../nbs/99_cli.ipynb #2188e3a3
+# %% ../nbs/99_cli.ipynb #5aa7c836
 def main(
     argv:list|None=None # words after `mnist_fast`, by default the command line's
 )->int: # exit status
@@ -226,5 +240,5 @@ def main(
     except Exception as e:
         return _fail(f'{type(e).__name__}: {e}. This is a mistake in mnist_fast; please report it with the command you gave')
 
-# %% ../nbs/99_cli.ipynb #b363654a
+# %% ../nbs/99_cli.ipynb #f6da76cd
 if __name__=='__main__': sys.exit(main())

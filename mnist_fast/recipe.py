@@ -45,7 +45,7 @@ def get_recipe(
     task:str, # '3v7' or 'full'
     recipe:str|dict # a name in `recipes[task]`, or a recipe
 )->dict: # a copy, which you may change
-    "Look a recipe up; raises `ValueError` for a task or a name that is not in the table"
+    "Look up a recipe; raises `ValueError` for a task or a name that is not in the table"
     if task not in recipes: raise ValueError(f"There is no task {task!r}. Choose one of: {', '.join(recipes)}.")
     if isinstance(recipe, dict): return deepcopy(recipe)
     if recipe not in recipes[task]: raise ValueError(
@@ -85,5 +85,5 @@ def scaled_bs(
     recipe:dict, # a recipe, such as `recipes['full']['cnn']`
     n:int # training items
 )->int: # items in a batch
-    "The recipe's batch size, or less where that would make fewer than 48 batches"
+    "The recipe's batch size, or a smaller one (8 or more) where that would make fewer than 48 batches"
     return max(8, min(recipe['bs'], n//48))

@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 def wilson(
     k:int, # correct predictions, 0 to `n`
     n:int, # all predictions, 1 or more
-    level:float=.95 # the share of such intervals that contain the true share
+    level:float=.95 # confidence level: how often such an interval contains the true share
 )->tuple: # lowest and highest share, 0 to 1
     "Wilson's interval for the true share behind `k` of `n`"
     o = binomtest(k, n).proportion_ci(level, 'wilson')
@@ -27,7 +27,7 @@ def class_table(
     pred, # predictions `[N]`, of the same type
     classes:list # all possible labels, in the order of the rows
 )->pd.DataFrame: # a row per class: `n`, `correct`, `precision`, `recall` with its 95% interval `low` to `high`, and `f1`
-    "Counts, precision, recall and F1 of each class; NaN for a share of nothing"
+    "Counts, precision, recall and F1 of each class; NaN where the share would be a division by 0"
     actual,pred,classes = np.asarray(actual),np.asarray(pred),list(classes)
     p,r,f1,n = precision_recall_fscore_support(actual, pred, labels=classes, zero_division=np.nan)
     correct = confusion_matrix(actual, pred, labels=classes).diagonal()

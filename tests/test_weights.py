@@ -1,4 +1,4 @@
-"The models that come along: small, described, and as good as their card says"
+"The models that the package contains: small, described, and as good as their card says"
 import pytest
 from conftest import bin, needs_mnist, root, sh
 from mnist_fast.data.source import get_digits

@@ -1,4 +1,4 @@
-"Trains the models that the package carries, tests them once, and writes their card: python tools/weights.py"
+"Trains the models that the package contains, tests them once, and writes their card: python tools/weights.py"
 import os
 from pathlib import Path
 from mnist_fast.files import system_info
@@ -19,21 +19,21 @@ Two networks for handwritten digits. `load_model('full')` and `load_model('3v7')
 {rows}
 
 - **Data**: the MNIST training set, 60,000 digits (12,396 threes and sevens), written by employees of the US Census Bureau and by
-  high-school students about 1990. The figures above are the test results of exactly these weights.
-  The recipe was chosen on held-out training digits, with one exception: a network of two columns was rejected after its
+  high-school students about 1990. The figures in the table are the test results of exactly these weights.
+  The recipe was chosen on held-out training digits, with one exception: a network of two parallel columns was rejected after its
   test accuracy was known.
 - **Recipe**: `best`, one run with seed {seed}. It was not chosen among several runs (`mnist_fast bench --full` measures five seeds).
   `config.json` holds the recipe, and the notebook `40_recipe` explains it.
 - **Made by** `make weights` with torch {torch} on {processor}, {cores} cores, threads: {threads}.
   Another machine, or another number of threads, may round differently and give other weights.
-- **Input**: one digit, bright on dark, framed as MNIST frames it. `predict` and `digit_image` do that for any picture.
-- **Limits**: a picture without a digit still gets a digit as its answer, often with high confidence. Two digits in one picture get one answer.
+- **Input**: one digit, bright on dark, framed as in MNIST. `predict` and `digit_image` do that for any picture.
+- **Limits**: a picture of something else, such as a letter, still gets a digit as its prediction, sometimes with a high probability. Two digits in one picture get one prediction.
   Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too. How often the models are wrong about them was not measured.
-  The 3-vs-7 model calls every digit a three or a seven. The models are not made for bank cheques, medicine, or anything else where a wrong digit does harm.
+  The model `3v7` predicts a three or a seven for every digit. The models are not made for bank cheques, medicine, or anything else where a wrong digit does harm.
 '''
 
 def make(task):
-    "Train, save, and give back the model's row of the card"
+    "Train and save a model; returns its row of the card"
     r = run_recipe(digits, task, 'best', seed)
     learn,acc = r['learn'],round(r['accuracy'], 6)
     n,wrong = len(learn.dls.test.dataset),round((1-acc)*len(learn.dls.test.dataset))

@@ -34,7 +34,7 @@ def _pixels(image):
 
 # %% ../../nbs/70_inference.image.ipynb #0279aefc
 def _unreadable(image, e):
-    "The one error for all that Pillow can't read"
+    "The same kind of error for everything that Pillow can't read"
     name = 'The image' if isinstance(image, Image.Image) else f'{len(image)} bytes' if isinstance(image, bytes) else image
     why = 'of an unknown kind' if isinstance(e, UnidentifiedImageError) else getattr(e, 'strerror', None) or str(e) or type(e).__name__
     why = why.strip('. ')
@@ -92,7 +92,7 @@ def _bounding_box(ink):
     return rows[0],rows[-1]+1,cols[0],cols[-1]+1
 
 def _shift_to_center(ink):
-    "Rows and columns by which the centre of mass is short of the middle, 14"
+    "Rows and columns by which the centre of mass must move to the middle, 14"
     return [14-(ink.sum(1-a)*np.arange(ink.shape[a])).sum()/ink.sum() for a in (0,1)]
 
 # %% ../../nbs/70_inference.image.ipynb #bda453b8

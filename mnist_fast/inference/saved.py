@@ -34,7 +34,7 @@ def _all_finite(weights): return all(w.isfinite().all() for w in weights.values(
 
 def save_model(
     learn, # a `Learner`, or a model, made by `mnist_model`
-    folder:str|Path, # made if need be
+    folder:str|Path, # created if it does not exist
     **info # more to keep in `config.json`: anything that JSON can hold
 ):
     "Write `model.safetensors` and `config.json`, each as a whole; raises `ValueError` for a model that can't be made by name"
@@ -128,7 +128,7 @@ _packaged = Path(str(files('mnist_fast')))/'weights'
 def load_model(
     folder:str|Path='full' # written by `save_model`; 'full' and '3v7', if no folder has that name, are the models of the package
 ): # a `DigitModel`
-    "Read a model; raises `ValueError` for files that are missing, broken or foreign; never runs anything from them"
+    "Read a model; raises `ValueError` for files that are missing, broken or from another program; never runs code from them"
     folder = Path(folder)
     if str(folder) in ('full','3v7') and not folder.exists(): folder = _packaged/folder
     config = _read_config(folder)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from fastai.basics import *
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from sklearn.metrics import ConfusionMatrixDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from ..data.source import show_digits
 from ..loss import class_probs
 from ..stats import calibration_bins, wilson
@@ -103,7 +103,8 @@ def plot_most_wrong(
     show_digits(torch.stack([tensor(ds[i][0]) for i in df['index']]), titles, nrows=math.ceil(len(df)/ncols), imsize=imsize)
     fig = plt.gcf()
     for ax in fig.axes[len(df):]: ax.set_axis_off()
-    fig.tight_layout()
+    title,(_,height) = .45,fig.get_size_inches()
+    fig.subplots_adjust(0, 0, 1, 1-title/height, wspace=.05, hspace=title/(imsize-title))
     return fig
 
 # %% ../../nbs/61_interpret.predictions.ipynb #fa4e0088
@@ -115,8 +116,10 @@ def plot_confusion(
     "Draw how often each class was predicted for each actual class"
     df = _table(learn, dl)
     vocab = df.attrs.get('vocab') or sorted({*df.actual,*df.pred})
-    fig,ax = plt.subplots(figsize=figsize, layout='constrained')
-    ConfusionMatrixDisplay.from_predictions(df.actual, df.pred, labels=vocab, colorbar=False, cmap='Blues', ax=ax)
+    actual,pred = (pd.Categorical(o, vocab).codes for o in (df.actual,df.pred))
+    fig,ax = plt.subplots(figsize=figsize)
+    counts = confusion_matrix(actual, pred, labels=range(len(vocab)))
+    ConfusionMatrixDisplay(counts, display_labels=vocab).plot(colorbar=False, cmap='Blues', ax=ax)
     ax.set(xlabel='predicted', ylabel='actual')
     return fig
 

@@ -41,7 +41,7 @@ def loss_surface(
     span:float=1., # how far to go either way, above 0; 1 is as far as from the weights to 0
     steps:int=21, # points along each direction, 2 or more; with an odd number the weights themselves are in the middle
     seed:int=0, # seed of the directions
-    towards:nn.Module|None=None # model of the same kind: the first direction then goes from -span past `model` (0) and it (1) to 1+span
+    towards:nn.Module|None=None # like `model`: the first direction then leads from `model` (0) to it (1), `span` further at both ends
 )->pd.DataFrame: # losses, a row per step in the first direction, a column per step in the second
     "The loss in evaluation mode along two directions, by default random ones as long as the weights of each neuron or filter"
     if not (steps>1 and 0<span<math.inf): raise ValueError(f"steps is {steps} and span {span}. Give 2 or more steps and a span above 0.")

@@ -54,7 +54,7 @@ def plot_filters(
     n:int=50, # filters at most
     width:float=7. # inches of a row of images
 )->Figure:
-    "Draw the filters of the first convolution, or the weights of a first layer without one, on one scale"
+    "Draw the filters of the first convolution, or, if there is none, the weights of the first layer, on one scale"
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs: return _plot_first_linear(model, n, width)
     w = convs[0].weight.detach().float().cpu().flatten(0, 1)[:n]
@@ -71,7 +71,7 @@ def _kept_stats(learn):
     stats = first(learn.cbs, risinstance(ActivationStats))
     if not (stats and stats.with_hist and getattr(stats, 'stats', None) and stats.modules): raise ValueError(
         "The learner has kept no histograms of layers. Give it ActivationStats(with_hist=True, modules=...), fit, "
-        "and plot before `validate` or `get_preds`, which begin anew.")
+        "and plot before `validate` or `get_preds`, which delete them.")
     return stats
 
 def plot_activations(

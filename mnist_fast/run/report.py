@@ -243,8 +243,8 @@ def _classes_section(r):
 def _calibration_section(r):
     p,ece = r.predictions.probability,calibration_error(r.predictions.probability, r.correct)
     text = (f'Mean probability of the predictions: {p.mean():.2%}. Accuracy: {r.correct.mean():.2%}. '
-        f'Expected calibration error: {ece:.2%}. Points below the dashed line are over-confident, points points above it under-confident '
-        '(label smoothing in training does that).')
+        f'Expected calibration error: {ece:.2%}. Points below the dashed line are over-confident. '
+        'Points above it are under-confident, as after training with label smoothing.')
     fig = plot_calibration(p, r.correct)
     fig.axes[1].minorticks_off()
     return section('Calibration', chart(fig, text, margins=(.75,.45,.1,.1)))

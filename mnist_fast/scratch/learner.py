@@ -30,7 +30,7 @@ class Callback(GetAttr):
 
 # %% ../../nbs/51_scratch.learner.ipynb #363fcb5f
 class Learner(GetAttr):
-    "Model, data, loss and optimizer in a training loop that callbacks can read and change; called as fastai's is"
+    "Model, data, loss and optimizer in a training loop that callbacks can read and change; used like fastai's `Learner`"
     default_cbs,_default = (),'model'
     def __init__(self,
         dls, # `train` and `valid` give `(xb,yb)`
