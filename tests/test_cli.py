@@ -248,11 +248,11 @@ def test_finished(job, dir, monkeypatch, capsys):
     assert cli.main(['train','--resume','a','--json'])==0 and sure(capsys.readouterr().out)==sure((dir/'a'/'metrics.json').read_text())
 
 def test_other_digits(job, dir, tmp_path, monkeypatch, capsys):
-    "A run is not gone on with on other digits, nor with settings that are none"
+    "A run is not resumed with other digits, or with settings that are broken"
     job('a')
     run = json.loads((dir/'a'/'run.json').read_text())
     (tmp_path/'checkpoints').mkdir()
-    for change,says in (dict(data=dict(run['data'], crc32='1')),'differ from them'), (dict(settings=dict(x=1)),'no settings of this version'), (dict(settings=3),'no settings'):
+    for change,says in (dict(data=dict(run['data'], crc32='1')),'differ from them'), (dict(settings=dict(x=1)),'not the settings of this version'), (dict(settings=3),'not the settings'):
         (tmp_path/'run.json').write_text(json.dumps(run|change))
         assert cli.main(['train','--resume',str(tmp_path)])==1 and says in capsys.readouterr().err
     (tmp_path/'run.json').write_text('{')

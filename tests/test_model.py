@@ -1,4 +1,4 @@
-"Each model of the registry: shapes, parameters, the way through `config`, pixels that are refused"
+"Each model in `model_registry`: shapes, parameters, the way through `config`, pixels that are refused"
 import pytest, torch, torch.nn.functional as F
 from functools import cache
 from hypothesis import given, settings, strategies as st

@@ -39,11 +39,11 @@ def test_command():
     assert settings_command(s)=="mnist_fast train --task 3v7 --recipe linear --source 'a folder' --valid 0.2 --keep-best"
     assert settings_command(run_settings())=='mnist_fast train'
 
-@pytest.mark.parametrize('text,word', [('{','cannot be read'), ('[]','JSON object'), ('{"settings": 3}','no settings'), ('{"settings": {"task": "full"}}','no settings')])
+@pytest.mark.parametrize('text,word', [('{','cannot be read'), ('[]','JSON object'), ('{"settings": 3}','not the settings'), ('{"settings": {"task": "full"}}','not the settings')])
 def test_broken_settings(tmp_path, text, word):
     (tmp_path/'run.json').write_text(text)
     with pytest.raises(ValueError) as e: read_settings(tmp_path)
-    names(e, 'run.json', word, 'Begin anew')
+    names(e, 'run.json', word, 'Start again')
 
 def test_lock_after_an_error(tmp_path):
     "Checkpoints go only if the run came to its end"

@@ -1,4 +1,4 @@
-"A page about a run: the numbers are right, hostile files do no harm, what is missing is said"
+"A page about a run: the numbers are right, hostile files do no harm, the page says what is missing"
 import base64, io, json, matplotlib.pyplot as plt, numpy as np, pytest, random, re, torch
 from conftest import names
 from mnist_fast.inference.saved import DigitModel, load_model, save_model
@@ -184,7 +184,7 @@ def test_time(run):
     assert 'the rest 3.00 100%' in ' '.join(page(write(run, metrics(seconds=dict(total=3)))).text.split())
 
 def test_notes(run):
-    "Stopped early, other digits, another accuracy than recorded: each is said, and nothing of it where it is not so"
+    "The page has a note if the run stopped early, if the digits or the accuracy differ from the recorded ones, and no note otherwise"
     acc = float(re.search(r'([\d.]+)%', page(run).text)[1])/100
     say = 'stopped early','checksum','The run recorded an accuracy of'
     assert not any(t in page(write(run, metrics(accuracy=acc))).text for t in say)

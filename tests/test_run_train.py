@@ -51,7 +51,7 @@ def test_resume_finished(run):
     assert {o.name: o.stat().st_mtime_ns for o in run.folder.iterdir()}==before
 
 def test_interrupted_between(tmp_path):
-    "Whoever is stopped after the test, before the report, goes on and gets all files"
+    "A run that is stopped after the test and before the report can be resumed, and writes all files"
     def stop(run): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt, match='--resume'): train_run(tmp_path/'run', on_epoch=noop, on_result=stop, **settings)
     assert not (tmp_path/'run'/'report.html').exists()

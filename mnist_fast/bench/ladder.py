@@ -81,7 +81,7 @@ def _by_hand_text(rows):
     return df.assign(ratio=df.ratio.map('{:.2f}'.format)).drop(columns=['by_hand_s','library_s']).to_string(index=False)
 
 def ladder_text(
-    rows:list # of `run_ladder`
+    rows:list # from `ladder_rows` or `by_hand_table`
 )->str:
     "The rows as a table that can be printed"
     if 'by_hand' in rows[0]: return _by_hand_text(rows)

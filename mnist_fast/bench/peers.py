@@ -144,7 +144,7 @@ def scaling_rows(
     n:int=1, # seeds
     recipe:str='standard', # a name in `recipes['full']`
     processes:tuple=(1,2,4) # how many
-)->list: # a row for each number: median seconds of training, how many times as fast as the first, mean accuracy; or `error`
+)->list: # a row for each number: median `seconds`, `ratio` to the first row's seconds, mean `accuracy`; or `error`
     "Training shared by processes of one thread each"
     rows = []
     for w in processes:

@@ -19,7 +19,7 @@ class Checkpoint(Callback):
     "Save the whole state of a fit in a folder from time to time, so that a fit that was stopped can resume and ends with the same bits"
     order = 90
     def __init__(self,
-        folder:str|Path, # for checkpoints and nothing else; made if need be
+        folder:str|Path, # for checkpoints and nothing else; created if it does not exist
         every:int|None=None, # batches between two checkpoints
         seconds:float=60., # least time between two checkpoints, if `every` is not given
         keep:int=2, # number of newest checkpoints that stay

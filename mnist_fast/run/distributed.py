@@ -68,7 +68,7 @@ def __iter__(self:ShardDL):
 def new(self:ShardDL,
     *args, **kwargs # for `TensorDL.new`
 ):
-    "The same rank's part of a loader that `TensorDL.new` makes"
+    "The part of the same rank in the loader that `TensorDL.new` makes"
     return ShardDL(self.dl.new(*args, **kwargs), self.even, self.rank, self.world_size)
 
 @patch

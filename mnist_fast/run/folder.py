@@ -26,11 +26,11 @@ def run_settings(
     epochs:int=None, # Passes over the training set (default: the recipe's)
     lr:float=None, # Learning rate (default: the recipe's)
     bs:int=None, # Items in a batch (default: the recipe's, fewer on a small set)
-    valid:str='test', # What is validated on after each epoch: test, or a fraction of the training set held out
+    valid:str='test', # Digits for the validation after each epoch: test, or a fraction of the training set to hold out
     seed:int=42, # Seed of weights and batches
     stop_at:float=None, # Stop after the first epoch with this accuracy on the held-out digits
     keep_best:bool=False, # Keep the weights of the epoch that was best on the held-out digits?
-    ema:float=None, # Average the weights and keep the average; this part of it stays at each step, such as 0.999
+    ema:float=None, # Keep a moving average of the weights; the part of it that stays at each step, such as 0.999
     nan_guard:bool=False, # Stop at the first loss or gradient that is not a finite number, and say where?
     tensorboard:bool=False, # Write a log for TensorBoard too?
     checkpoint:float=60., # Seconds between checkpoints
@@ -103,7 +103,7 @@ def save_figure(
     fig, # of matplotlib
     path:Path # a name that ends in .png
 ):
-    "Write a figure as a whole file"
+    "Write a figure with `write_files`, so that there is a complete file or none"
     f = io.BytesIO()
     fig.savefig(f)
     write_files(path.parent, {path.name: f.getvalue()})
@@ -122,7 +122,7 @@ def git_revision()->str|None:
 def run_origin(
     digits # from `get_digits`
 )->dict: # `data` (`source`, `crc32`), `git`, and what `system_info` gives
-    "What the result of a run depends on beside its settings"
+    "What the result of a run depends on, apart from its settings"
     return dict(data=dict(source=digits.source, crc32=crc32(digits[:4])), git=git_revision(), **system_info())
 
 # %% ../../nbs/80_run.folder.ipynb #c5f5d70c
@@ -131,11 +131,11 @@ def read_settings(
 )->AttrDict:
     "The settings that a run was begun with; raises `ValueError` where there are none"
     path = Path(folder)/'run.json'
-    try: settings = read_json(path, 'Begin anew in another folder.').get('settings')
+    try: settings = read_json(path, 'Start again in another folder.').get('settings')
     except (FileNotFoundError,NotADirectoryError):
-        raise ValueError(f"{folder}: there is no run to go on with (no run.json). Name a folder that mnist_fast train wrote.") from None
+        raise ValueError(f"{folder}: there is no run here (no run.json). Name a folder that mnist_fast train wrote.") from None
     if not isinstance(settings, dict) or {*settings}!={*_defaults()}:
-        raise ValueError(f"{path}: these are no settings of this version. Begin anew in another folder.")
+        raise ValueError(f"{path}: these are not the settings of this version. Start again in another folder.")
     return run_settings(**settings)
 
 def is_finished(
@@ -155,16 +155,16 @@ def check_origin(
         raise ValueError(f"{folder}: the run was begun with the digits of {old['data']['source']}, and those of {now['data']['source']} "
             "differ from them. Put the same digits in their place.")
     if old['threads']!=now['threads']:
-        warn(f"The run was begun with {old['threads']} threads, here are {now['threads']}. Its last bits may differ.")
+        warn(f"The run was begun with {old['threads']} threads, now there are {now['threads']}. The last bits may differ.")
 
 # %% ../../nbs/80_run.folder.ipynb #3aed221a
-stopped = 'stopped; what was written before is whole'
+stopped = 'stopped; all files that were written before are complete'
 
 @contextmanager
 def run_lock(
     folder:Path # of a run
 ):
-    "No other program works on the run meanwhile, else `ValueError`; at the end its checkpoints are deleted"
+    "Keep other programs away from a run (`ValueError` if one works on it), and delete its checkpoints at the end"
     from filelock import FileLock, Timeout
     from shutil import rmtree
     (folder/'checkpoints').mkdir(exist_ok=True)

@@ -36,8 +36,8 @@ class History(Callback):
     "Write `history.csv`, a row an epoch, and `history.jsonl`, which also has rows for batches and the reason why a fit was stopped"
     order = 55
     def __init__(self,
-        folder:str|Path, # made if need be; each fit starts its files again
-        every:int|None=None # batches between two rows in `history.jsonl`; by default it has epochs alone
+        folder:str|Path, # created if it does not exist; each fit starts its files again
+        every:int|None=None # batches between two rows in `history.jsonl`; by default only rows of epochs
     ): self.folder,self.every = Path(folder),every
 
     def before_fit(self): self.rows,self.files = [],None

@@ -63,11 +63,11 @@ def _history_frame(rows):
 
 # %% ../../nbs/86_run.report.ipynb #1a7299ca
 class Run:
-    "What is known of a run, with the model's prediction for each test digit"
+    "The files of a run, and the model's prediction for each test digit"
     def __init__(self,
         folder:str|Path, # of the run
-        digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where the run had its own
-        probs:Tensor|None=None, # probabilities of the test digits, if the run has just predicted them
+        digits:str|Path|Digits|None=None, # as for `get_digits`; by default the source that the run used
+        probs:Tensor|None=None, # probabilities of the test digits; by default the model predicts them
         get:Callable=get_digits # reads the digits of the run by their source
     ):
         self.folder = Path(folder)
@@ -107,7 +107,7 @@ def _test_set(self:Run):
 
 @patch
 def _probabilities(self:Run):
-    "In batches of the size that the run used, so that the bits are the same"
+    "The model's probabilities, in batches of the size that the run used, so that the bits are the same"
     bs = self.num('bs')
     if not (isinstance(bs, int) and bs>0): bs = 1000
     return torch.cat([self.saved.probabilities(self.ds[i:i+bs][0]) for i in range(0, len(self.ds), bs)])
@@ -140,7 +140,7 @@ def name(self:Run): return f"{'Threes and sevens' if self.task=='3v7' else 'All 
 
 @patch(as_prop=True)
 def digits_changed(self:Run):
-    "Are these other digits than those of the run?"
+    "Do the digits differ from those of the run?"
     crc = self.text('data', 'crc32')
     return crc is not None and crc!=crc32(self.digits[:4])
 
@@ -298,7 +298,7 @@ _settings = {'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'b
     'threads': 'threads', 'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
 
 def _run_facts(r):
-    "What repeats a run and what it ran on, by name; None for what is not recorded"
+    "Settings, versions and checksums of a run, by name; None if it did not record one"
     versions = r.get('versions') if isinstance(r.get('versions'), dict) else {}
     facts = {name: r.text(*k.split('.')) for k,name in _settings.items()}
     facts |= {f'{k[:50]} version': _text_or_none(v) for k,v in [*versions.items()][:20]} if versions else dict(versions=None)
@@ -318,8 +318,8 @@ _sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes
 @rc_context(chart_style)
 def run_report(
     run:str|Path, # folder of a run, as `mnist_fast train` makes it
-    digits:str|Path|Digits|None=None, # as for `get_digits`; by default from where the run had its own
-    probs:Tensor|None=None # probabilities of the test digits `[N,classes]`, if the run has just predicted them
+    digits:str|Path|Digits|None=None, # as for `get_digits`; by default the source that the run used
+    probs:Tensor|None=None # probabilities of the test digits `[N,classes]`; by default the model predicts them
 )->Path: # of the page
     "Write `report.html` into the folder of a run; raises `ValueError` if the folder has no run, or if a file is broken"
     r = Run(run, digits, probs)

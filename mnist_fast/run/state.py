@@ -60,7 +60,7 @@ def _unpack_tensor(tensors, i, stride, device):
     return torch.empty_strided(o.shape, stride, dtype=o.dtype, device=device).copy_(o)
 
 def _unpack(o, tensors):
-    "What `_pack` got; tensors have their old strides and device"
+    "The data that `_pack` was given; tensors have their old strides and device"
     unpack = partial(_unpack, tensors=tensors)
     if not isinstance(o, dict): return o
     (kind,v), = o.items()

@@ -121,7 +121,7 @@ class RunResult(NamedTuple):
     metrics:dict # what `metrics.json` holds
 
 def _finish(s, learn, folder, origin, seconds, why, start, on_result):
-    "Test the model, keep it and its result, show the result, then draw"
+    "Test the model, save it and its result, pass the result on, then draw the pictures"
     tested = time.perf_counter()
     loss,acc,out = _test(learn, learn.model, loss_funcs[learn.recipe['loss']])
     res = _result(s, learn, loss, acc)
