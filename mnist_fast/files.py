@@ -16,7 +16,7 @@ from . import __version__
 def error_reason(
     e:BaseException # exception that was caught
 ):
-    "Why something failed, as a text for a message: the operating system's own, if it gave one"
+    "Why something failed, for a message: the text of the operating system if there is one, otherwise the exception itself"
     e = e.__cause__ or e
     return getattr(e, 'strerror', None) or e
 

@@ -23,7 +23,7 @@ def _check_shape(predictions, targets, shape):
 
 def _check_binary(targets):
     if targets.device.type=='cpu' and not ((targets==0)|(targets==1)).all(): raise ValueError(
-        f"Targets go from {targets.min()} to {targets.max()}. This loss takes only 0 and 1; "
+        f"Targets go from {targets.min()} to {targets.max()}. Give only 0 and 1; "
         "for ten digits use `mnist_loss10` or cross-entropy.")
 
 # %% ../nbs/21_loss.ipynb #7aab459a

@@ -193,7 +193,7 @@ def test_nan_in_a_layer():
         def before_batch(self):
             if self.train_iter==3: self.good,self.model[4].weight.data[0] = weights(self.learn),float('nan')
     learn = learner(cbs=[Poison(), NaNGuard()])
-    with pytest.warns(UserWarning, match=r'Batch 3 of epoch 0: the loss is nan; the first layer that gives such numbers is 4 \(Conv2d\)'): learn.fit(2)
+    with pytest.warns(UserWarning, match=r'Batch 3 of epoch 0: the loss is nan; the first layer with an output that is not finite is 4 \(Conv2d\)'): learn.fit(2)
     assert learn.train_iter==3
 
 def test_nan_in_a_gradient():

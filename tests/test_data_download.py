@@ -31,7 +31,7 @@ def test_second_mirror(web, how):
     assert same(download_mnist(web.url(how,'good'), timeout=4))
     assert cache_names()==[cache_file().name] and any(f'/{how}/' in o for o in web.gets)
 
-faults = dict(e503='503', e500='500', cut='broke off', html='official', other='official', lies='official', endless='too long')
+faults = dict(e503='503', e500='500', cut='stopped after', html='official', other='official', lies='official', endless='too long')
 
 @each('how,why', faults.items())
 def test_all_bad(web, how, why):

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/32_callback.monitor.ipynb #c7b23f24
 class GradNorm(Callback):
-    "Keep the L2 norm of each parameter's gradient at each step; a new fit starts anew, and so do `validate` and `get_preds`"
+    "Keep the L2 norm of each parameter's gradient at each step; a new fit, `validate` and `get_preds` delete the norms kept so far"
     def before_fit(self): self.names,self.kept = [n for n,_ in self.model.named_parameters()],[]
 
     def after_backward(self):
@@ -61,7 +61,7 @@ class NaNGuard(Callback):
 # %% ../../nbs/32_callback.monitor.ipynb #caf4ab29
 @patch
 def _find_cause(self:NaNGuard):
-    if not all(o.isfinite().all() for o in self.xb if o.is_floating_point()): return 'the images have such numbers already'
+    if not all(o.isfinite().all() for o in self.xb if o.is_floating_point()): return 'the images hold numbers that are not finite'
     found = []
     def note(name, m, inp, out):
         if not out.isfinite().all(): found.append(f'{name} ({type(m).__name__})')
@@ -70,5 +70,5 @@ def _find_cause(self:NaNGuard):
         with torch.no_grad(): self.model(*self.xb)
     finally:
         for h in hooks: h.remove()
-    if found: return f'the first layer that gives such numbers is {found[0]}'
+    if found: return f'the first layer with an output that is not finite is {found[0]}'
     return 'all layers give finite numbers, so look at the loss function and the labels'

@@ -56,7 +56,7 @@ def _read_url(url, end, limit=2**25):
                 bar.update(len(b))
                 if time.monotonic()>end: raise DataError('took too long')
                 if len(data)>limit: raise DataError('is too long')
-    if len(data)<size: raise DataError(f'broke off after {len(data)} of {size} bytes')
+    if len(data)<size: raise DataError(f'stopped after {len(data)} of {size} bytes')
     return bytes(data)
 
 # %% ../../nbs/12_data.download.ipynb #38071a5e

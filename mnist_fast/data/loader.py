@@ -73,7 +73,7 @@ class TensorDL(DataLoader):
         y:Tensor|None=None, # labels; without them a batch is `(xb,)`
         bs:int=64, # items in a batch
         shuffle:bool=False, # a new order for each pass?
-        drop_last:bool=False, # leave out a last batch that is not full?
+        drop_last:bool=False, # leave out the last batch if it is not full?
         device:str|torch.device|None=None, # where the tensors go, by default they stay
         seed:int|None=None, # seed of the order, by default PyTorch's generator draws it
         vocab:list|None=None, # names of the labels 0, 1, ...
@@ -148,7 +148,7 @@ def _titles(self:TensorDL, y): return [str(self.vocab[int(o)] if self.vocab else
 def show_batch(self:TensorDL,
     b:tuple|None=None, # batch to draw, by default the first of the next pass
     max_n:int=9, # most images to draw
-    titles:list|None=None, # a title an image, by default the labels
+    titles:list|None=None, # a title for each image, by default the labels
     **kwargs # for `show_digits`
 ):
     "Draw the images of a batch with their labels"

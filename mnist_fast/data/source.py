@@ -40,9 +40,9 @@ def embedded_digits()->Digits:
 # %% ../../nbs/13_data.source.ipynb #06cf9f17
 def show_digits(
     x:Tensor, # images, in rows of 784 or 28 by 28
-    titles:list|None=None, # a title an image
+    titles:list|None=None, # a title for each image
     nrows:int=1, # rows of images
-    imsize:float=1.2, # inches an image
+    imsize:float=1.2, # inches for each image
     cmap:str='gray' # matplotlib's colour map
 ):
     "Draw digits side by side"
@@ -145,7 +145,7 @@ def read_folder(
     folder:str|Path # IDX files, or PNGs in `training` and `testing`, or in `train` and `valid`, in a folder for each digit
 )->Digits: # nothing is written to `folder`; large sets that are packed or PNGs are unpacked beside `cache_file()`
     "Read the digits in `folder`; raises `DataError` if something is missing or broken"
-    if not isinstance(folder, (str,Path)): raise DataError(f"{folder!r:.60} is no source of digits. {_sources}")
+    if not isinstance(folder, (str,Path)): raise DataError(f"{folder!r:.60} is not a source of digits. {_sources}")
     folder = Path(os.path.expanduser(folder))
     try: return _read_any(folder)
     except OSError as e: raise DataError(f"{e.filename or folder}: cannot be read: {e.strerror}. Check its name and permissions.") from None
@@ -184,7 +184,7 @@ def _found(f, *args):
     except DataError as e: return str(e)
 
 def find_digits()->dict: # a text for each of `MNIST_FAST_DATA`, `cache`, `cache_file` and `embedded`
-    "Which digits are found where"
+    "What `get_digits` would find at each source"
     folder = os.environ.get('MNIST_FAST_DATA')
     return dict(MNIST_FAST_DATA=_found(read_folder, folder) if folder else 'not set', cache=_found(read_cache),
         cache_file=str(cache_file()), embedded='scikit-learn digits, always there')
