@@ -79,6 +79,7 @@ def test_rename_fails(tmp_path, monkeypatch):
 _stop = '''
 import os, signal, sys
 from mnist_fast.files import write_files
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def parts():
     yield b'half of it'
     os.kill(os.getpid(), int(sys.argv[2]))
@@ -160,5 +161,5 @@ def test_system_info():
 def test_another_system(monkeypatch):
     "Where there is no /proc/cpuinfo, Python's own name of the processor stands"
     def no_file(*args): raise FileNotFoundError(2, 'No such file or directory')
-    monkeypatch.setattr(files, 'open', no_file, raising=False)
+    monkeypatch.setattr(files.Path, 'read_text', no_file)
     assert system_info()['processor']==(platform.processor() or platform.machine())

@@ -96,7 +96,7 @@ def _result(s, learn, loss, acc):
     dls,r = learn.dls,learn.recipe
     r.update(epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs)
     if not math.isfinite(loss):
-        raise ValueError(f"The loss is {loss}: the training diverged, and no model is kept. Choose a smaller lr than {r['lr']}.")
+        raise ValueError(f"The loss is {loss}: the training diverged, and no model is kept. Choose a learning rate (lr) below {r['lr']}.")
     what = dict(task=s.task, source=dls.source, recipe=_recipe_name(s), model=r['model'], params=count_params(learn.model), seed=s.seed)
     sizes = dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.test.dataset))
     return dict(**what, **{k: r[k] for k in ('epochs','lr','bs')}, **sizes, accuracy=acc, loss=loss)
