@@ -160,6 +160,6 @@ def test_system_info():
 
 def test_another_system(monkeypatch):
     "Where there is no /proc/cpuinfo, Python's own name of the processor stands"
-    def no_file(*args): raise FileNotFoundError(2, 'No such file or directory')
+    def no_file(*args, **kwargs): raise FileNotFoundError(2, 'No such file or directory')
     monkeypatch.setattr(files.Path, 'read_text', no_file)
     assert system_info()['processor']==(platform.processor() or platform.machine())
