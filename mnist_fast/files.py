@@ -89,9 +89,9 @@ def read_json(
     path:str|Path, # file
     fix:str='Put a whole copy in its place, or delete it.' # what to do if the file is broken, for the message
 )->dict:
-    "Read the object in a JSON file; raises `ValueError` for a broken file"
+    "Read the object in a JSON file; raises `FileNotFoundError` or `NotADirectoryError` without a file, `ValueError` for a broken one"
     try: o = json.loads(Path(path).read_bytes())
-    except FileNotFoundError: raise
+    except (FileNotFoundError,NotADirectoryError): raise
     except (OSError, ValueError, RecursionError) as e: raise ValueError(f"{path}: cannot be read ({error_reason(e)}). {fix}") from None
     if not isinstance(o, dict): raise ValueError(f"{path}: does not hold a JSON object. {fix}")
     return o

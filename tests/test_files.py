@@ -142,6 +142,8 @@ def test_broken_json(tmp_path, data):
 
 def test_no_json(tmp_path):
     with pytest.raises(FileNotFoundError): read_json(tmp_path/'o.json')
+    (tmp_path/'file').write_text('{}')
+    with pytest.raises(NotADirectoryError): read_json(tmp_path/'file'/'o.json')
     with pytest.raises(ValueError) as e: read_json(tmp_path)
     names(e, f'{tmp_path}: cannot be read', 'directory')
 

@@ -6,7 +6,7 @@
 __all__ = ['save_model', 'DigitModel', 'load_model']
 
 # %% ../../nbs/71_inference.saved.ipynb #28f1c4b1
-import hashlib, json, os, torch
+import hashlib, json, torch
 import numpy as np
 from importlib.resources import files
 from pathlib import Path
@@ -51,9 +51,8 @@ _fix = "Name a folder that save_model wrote, such as a run of mnist_fast train."
 
 def _read_config(folder):
     path,missing = folder/'config.json',ValueError(f"{folder}: there is no model here (no config.json). {_fix}")
-    if not os.path.isdir(folder): raise missing
     try: config = read_json(path, 'Save the model again.')
-    except FileNotFoundError: raise missing from None
+    except (FileNotFoundError,NotADirectoryError): raise missing from None
     if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
     if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")

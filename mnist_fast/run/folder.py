@@ -67,7 +67,8 @@ def changed_settings(
     settings:dict # of a run, all or some of them
 )->dict:
     "Those settings that are not the default"
-    return {k: v for k,v in settings.items() if v!=_defaults().get(k)}
+    defaults = _defaults()
+    return {k: v for k,v in settings.items() if v!=defaults.get(k)}
 
 def settings_command(
     settings:dict # of a run

@@ -14,7 +14,7 @@ from inspect import signature
 from fastai.basics import *
 from safetensors import safe_open, SafetensorError
 from safetensors.torch import save as st_save
-from ..files import crc32, write_files
+from ..files import crc32, error_reason, write_files
 
 # %% ../../nbs/81_run.state.ipynb #36800de1
 _sequences = dict(tuple=tuple, list=list, L=L)
@@ -158,8 +158,7 @@ def _read_file(path):
             n = len(f.keys()) if header.get('format')==_format else 0
             return header,[f.get_tensor(str(i)) for i in range(n)]
     except (OSError, SafetensorError) as e:
-        reason = getattr(e, 'strerror', None) or e
-        raise ValueError(f"{path}: damaged, or cannot be read ({reason}). Delete it, and resume from an older one.") from None
+        raise ValueError(f"{path}: damaged, or cannot be read ({error_reason(e)}). Delete it, and resume from an older one.") from None
 
 def load_state(
     path:Path # file that `save_state` wrote; else `ValueError`
