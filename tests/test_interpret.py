@@ -7,7 +7,7 @@ from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_mo
 from mnist_fast.callback.monitor import GradNorm
 from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
 from mnist_fast.data.source import get_digits
-from mnist_fast.interpret.predictions import (confused_pairs, eval_mode, most_confused, most_wrong, plot_calibration, plot_confusion, plot_most_wrong,
+from mnist_fast.interpret.predictions import (column_order, eval_mode, most_confused, most_wrong, plot_calibration, plot_confusion, plot_most_wrong,
     predict_table, prediction_table)
 from mnist_fast.interpret.surface import _random_direction, loss_surface, plot_surface
 from mnist_fast.interpret.weights import plot_activations, plot_filters, plot_weights
@@ -98,12 +98,23 @@ def test_tables_instead_of_learners(learn):
     "A table gives what its learner gives, and no model is asked"
     dl,df = learn.dls.valid,predict_table(learn, learn.dls.valid)
     for f in most_wrong,most_confused: pd.testing.assert_frame_equal(f(df, 7), f(learn, 7, dl))
-    pd.testing.assert_frame_equal(confused_pairs(df), most_confused(learn, 1000, dl))
+    pd.testing.assert_frame_equal(most_confused(df, 1000), most_confused(learn, 1000, dl))
     def drawn(fig): return [[t.get_text() for t in [*ax.get_xticklabels(),*ax.get_yticklabels(),*ax.texts,ax.title]] for ax in fig.axes]
     assert drawn(plot_confusion(df))==drawn(plot_confusion(learn, dl))
     assert drawn(plot_most_wrong(df, 4, dl))==drawn(plot_most_wrong(learn, 4, dl))
     bare = pd.DataFrame(df.values, columns=df.columns)
     assert drawn(plot_confusion(bare))==drawn(plot_confusion(df))
+
+def test_column_order():
+    "The label of a three is 1, and its probability stands in the first column"
+    targs,vocab = column_order(tensor([[2.],[-1.]]), tensor([1,0]), ['7','3'])
+    assert targs.tolist()==[0,1] and vocab==['3','7']
+    targs,vocab = column_order(torch.zeros(2,3), tensor([2,0]), list('abc'))
+    assert targs.tolist()==[2,0] and vocab==list('abc')
+
+def test_small_images(learn):
+    "Titles leave room for the images, however small these are"
+    for imsize in (.3,.45,2.): assert all(ax.get_position().height>0 for ax in plot_most_wrong(learn, 3, ncols=2, imsize=imsize).axes)
 
 def test_table_by_hand():
     "Labels of one axis or two, no mistake, and no item of a class"

@@ -20,7 +20,7 @@ from ..data.loader import TensorDS
 from ..data.source import get_digits
 from ..files import crc32, read_json, write_files
 from ..inference.saved import load_model
-from ..interpret.predictions import confused_pairs, plot_calibration, prediction_table
+from ..interpret.predictions import most_confused, plot_calibration, prediction_table
 from ..model import count_params
 from .page import absent_note, chart, chart_style, html_page, html_table, number_cell, png_uri, section
 from ..stats import calibration_error, class_table, wilson
@@ -228,7 +228,7 @@ def _confusion_section(r):
 
 # %% ../../nbs/86_run.report.ipynb #448b34d6
 def _confused_section(r):
-    pairs = confused_pairs(r.predictions).head(10)
+    pairs = most_confused(r.predictions, 10)
     if pairs.empty: return section('Most confused', P('No mistakes.'))
     return section('Most confused', html_table('most confused pairs', pairs.values.tolist(), 'digit', 'predicted as', 'times'))
 

@@ -19,7 +19,7 @@ from ..callback.training import EMA, KeepBest, StopAt
 from ..data.source import get_digits
 from ..files import read_json, write_files
 from ..inference.saved import load_model, save_model
-from ..interpret.predictions import plot_confusion, plot_most_wrong, prediction_table
+from ..interpret.predictions import column_order, plot_confusion, plot_most_wrong, prediction_table
 from ..learner import FastLearner, fit_recipe, plot_curves, recipe_learner, tasks
 from ..loss import class_probs
 from ..model import count_params
@@ -84,9 +84,9 @@ class _KeepOutputs(Callback):
     def before_validate(self): self.outputs = []
     def after_pred(self): self.outputs.append(self.pred)
 
-def _test(learn, model, loss_func):
-    "Loss, metric and the outputs of `model` on the test set, without smoothing"
-    twin = FastLearner(learn.dls, model, loss_func, metrics=learn.metrics, cbs=(keep := _KeepOutputs()))
+def _test(learn, loss_func):
+    "Loss, metric and the outputs of the model on the test set"
+    twin = FastLearner(learn.dls, learn.model, loss_func, metrics=learn.metrics, cbs=(keep := _KeepOutputs()))
     with twin.no_bar(): loss,metric = twin.validate(dl=learn.dls.test)
     return loss,metric,torch.cat(keep.outputs)
 
@@ -105,9 +105,7 @@ def _result(s, learn, loss, acc):
 def _save_pictures(learn, out, folder):
     "Curves, confusion matrix, most confident mistakes; returns the probabilities of the test digits"
     dl,probs = learn.dls.test,class_probs(out).cpu()
-    targs,vocab = dl.dataset.y.flatten().cpu(),[str(o) for o in dl.vocab]
-    if out.shape[1]==1: targs,vocab = 1-targs,vocab[::-1]
-    table = prediction_table(probs, targs, vocab)
+    table = prediction_table(probs, *column_order(out, dl.dataset.y.flatten().cpu(), [str(o) for o in dl.vocab]))
     save_figure(plot_curves(learn), folder/'curves.png')
     save_figure(plot_confusion(table), folder/'confusion.png')
     save_figure(plot_most_wrong(table, 20, dl, imsize=2.), folder/'mistakes.png')
@@ -123,7 +121,7 @@ class RunResult(NamedTuple):
 def _finish(s, learn, folder, origin, seconds, why, start, on_result):
     "Test the model, save it and its result, pass the result on, then draw the pictures"
     tested = time.perf_counter()
-    loss,acc,out = _test(learn, learn.model, loss_funcs[learn.recipe['loss']])
+    loss,acc,out = _test(learn, loss_funcs[learn.recipe['loss']])
     res = _result(s, learn, loss, acc)
     now = time.perf_counter()
     res.update(command=settings_command(s), stopped=why, seconds=dict(**seconds, test=now-tested, total=now-start), **origin)
@@ -178,7 +176,7 @@ def evaluate_run(
     mk_dls,mk_learner = tasks[task]
     learn = mk_learner(mk_dls(source), 'cnn', model=saved.model)
     loss_func = loss_funcs.get(str(recipe.get('loss')), learn.loss_func) if isinstance(recipe, dict) else learn.loss_func
-    loss,acc,out = _test(learn, learn.model, loss_func)
+    loss,acc,out = _test(learn, loss_func)
     return dict(run=str(folder), task=task, source=learn.dls.source, n_test=len(out), accuracy=acc, loss=loss)
 
 # %% ../../nbs/88_run.train.ipynb #b0661d64
