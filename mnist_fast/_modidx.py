@@ -36,8 +36,10 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mnist_fast.bench.peers': { 'mnist_fast.bench.peers._bench_name': ('bench.peers.html#_bench_name', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._bench_table': ( 'bench.peers.html#_bench_table',
                                                                                  'mnist_fast/bench/peers.py'),
+                                        'mnist_fast.bench.peers._check_load': ('bench.peers.html#_check_load', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._figures': ('bench.peers.html#_figures', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._last_error': ('bench.peers.html#_last_error', 'mnist_fast/bench/peers.py'),
+                                        'mnist_fast.bench.peers._load': ('bench.peers.html#_load', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._part_rows': ('bench.peers.html#_part_rows', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._peer_rows': ('bench.peers.html#_peer_rows', 'mnist_fast/bench/peers.py'),
                                         'mnist_fast.bench.peers._recipe_seeds': ( 'bench.peers.html#_recipe_seeds',
@@ -878,4 +880,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mnist_fast.stats.class_table': ('stats.html#class_table', 'mnist_fast/stats.py'),
                                   'mnist_fast.stats.holm': ('stats.html#holm', 'mnist_fast/stats.py'),
                                   'mnist_fast.stats.mcnemar': ('stats.html#mcnemar', 'mnist_fast/stats.py'),
-                                  'mnist_fast.stats.wilson': ('stats.html#wilson', 'mnist_fast/stats.py')}}}
+                                  'mnist_fast.stats.wilson': ('stats.html#wilson', 'mnist_fast/stats.py')},
+            'mnist_fast.threads': { 'mnist_fast.threads.pin_threads': ('threads.html#pin_threads', 'mnist_fast/threads.py'),
+                                    'mnist_fast.threads.thread_settings': ('threads.html#thread_settings', 'mnist_fast/threads.py')}}}

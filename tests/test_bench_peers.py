@@ -1,9 +1,11 @@
 "Peers really run, a broken one is reported, and results are kept whole. No time is tested here"
-import json, numpy as np, pytest
+import json, numpy as np, os, pytest
+from contextlib import nullcontext
 from conftest import bin, names, root, sh
 from mnist_fast.bench.peers import bench_text, growth_rows, peer_row, run_bench, run_script, scaling_rows, start_row
 from mnist_fast.cli import main
 from mnist_fast.data.source import get_digits
+from mnist_fast.threads import thread_settings
 
 digits = get_digits('digits')
 
@@ -61,7 +63,8 @@ def test_run_bench(tmp_path):
     assert path==tmp_path/'a'/'linear.json' and json.loads(path.read_text())==res and [*path.parent.iterdir()]==[path]
     main(['bench','--recipe','linear','--source','digits','--out',str(tmp_path/'b')])
     kept = json.loads((tmp_path/'b'/'linear.json').read_text())
-    assert {k: v for k,v in kept.items() if k!='recipes'}=={k: v for k,v in res.items() if k!='recipes'}
+    same = 'command','system'
+    assert {k: kept[k] for k in same}=={k: res[k] for k in same} and kept.keys()==res.keys()
     assert [{**r, 'seconds': None} for r in kept['recipes']]==[{**r, 'seconds': None} for r in res['recipes']]
     assert all(o in bench_text(res) for o in (res['system']['processor'],'recipe','linear',f"{res['recipes'][0]['accuracy']:.4g}"))
 
@@ -85,3 +88,25 @@ def test_scaling_error():
     "A recipe that fails in its processes gives a row with the reason"
     row, = scaling_rows('digits', recipe='no such recipe', processes=(1,))
     assert row['processes']==1 and 'no such recipe' in row['error'] and 'seconds' not in row
+
+@pytest.mark.parametrize('before,after', [(.1,2.),(1.5,2.),(.1,4.),(None,None)])
+def test_load(before, after, tmp_path, monkeypatch):
+    "The load before and after is kept and printed, and there is a warning where other programs were at work"
+    monkeypatch.setattr('torch.get_num_threads', lambda: 2)
+    monkeypatch.setattr('mnist_fast.bench.peers.bench_rows', lambda *args: {})
+    loads = iter([(before,0,0),(after,0,0)])
+    monkeypatch.setattr(os, 'getloadavg', lambda: next(loads))
+    if before is None: monkeypatch.delattr(os, 'getloadavg')
+    busy = before is not None and (before,after)!=(.1,2.)
+    with pytest.warns(UserWarning, match=f'load was {before} before the start and {after} at the end') if busy else nullcontext():
+        res,_ = run_bench('digits', quick=True, out=tmp_path)
+    assert res['load']==dict(before=before, after=after)
+    assert ('load' in bench_text(res)) is (f'load {before} before the start, {after} at the end' in bench_text(res)) is (before is not None)
+
+def test_script_threads(monkeypatch):
+    "A script binds its threads as `mnist_fast` does, and one that uses fewer threads than cores does not"
+    for k in [*os.environ]:
+        if k.startswith(('OMP_','GOMP_','KMP_','LOCAL_RANK')): monkeypatch.delenv(k)
+    show = '-c', "import os; print(os.environ.get('OMP_PROC_BIND'))"
+    assert run_script(*show)[0]==str(thread_settings().get('OMP_PROC_BIND'))
+    assert run_script(*show, threads=1)[0]==str(thread_settings(1).get('OMP_PROC_BIND'))

@@ -7,9 +7,10 @@ __all__ = ['run_script', 'peer_row', 'start_row', 'growth_row', 'growth_rows', '
            'bench_text', 'run_bench']
 
 # %% ../../nbs/92_bench.peers.ipynb #ef630279
-import re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
+import os, re, subprocess, sys, tempfile, time, matplotlib.pyplot as plt
 from json import dumps, loads
 from statistics import mean, median
+from warnings import warn
 from fastai.basics import *
 
 from .timing import epoch_rows, exhaust, loader_rows, ratio_row, recipe_row, step_rows
@@ -20,6 +21,7 @@ from ..files import system_info, write_files
 from ..learner import fit_recipe, mnist_learner
 from ..recipe import get_recipe, recipes
 from ..run.folder import save_figure
+from ..threads import thread_settings
 
 # %% ../../nbs/92_bench.peers.ipynb #5b45e9af
 _small_parent = ('import os,subprocess,sys; p = subprocess.Popen(sys.argv[1:]); _,status,usage = os.wait4(p.pid, 0); '
@@ -31,11 +33,12 @@ def _last_error(lines):
     return next(filter(is_error, lines[::-1]), lines[-1] if lines else 'it printed no error')
 
 def run_script(
-    *args # Python's command line
+    *args, # Python's command line
+    threads:int|None=None # number of threads that it will use, by default one per core
 )->tuple: # its last line of output, seconds, and its largest memory in MB
     "Run Python in a process of its own; raises `RuntimeError` with the last error of its output if it fails"
-    start = time.perf_counter()
-    p = subprocess.run([sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)], capture_output=True, text=True)
+    start,env = time.perf_counter(),os.environ|thread_settings(threads)
+    p = subprocess.run([sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)], capture_output=True, text=True, env=env)
     *err,size = filter(str.strip, p.stderr.splitlines())
     if p.returncode: raise RuntimeError(_last_error(err))
     return (p.stdout.strip().splitlines() or [''])[-1],time.perf_counter()-start,int(size)/(1024 if sys.platform=='linux' else 2**20)
@@ -136,7 +139,7 @@ if not rank_distrib(): print(json.dumps([r['seconds'],r['accuracy']]))"""
 
 def _run_shared(n_processes, **kwargs):
     launch = '-m torch.distributed.run --standalone --no-python --nproc-per-node'.split()
-    return loads(run_script(*launch, n_processes, sys.executable, '-c', _shared_training.format(**kwargs))[0])
+    return loads(run_script(*launch, n_processes, sys.executable, '-c', _shared_training.format(**kwargs), threads=1)[0])
 
 # %% ../../nbs/92_bench.peers.ipynb #11944826
 def scaling_rows(
@@ -208,7 +211,15 @@ def bench_text(
     "The machine, and a table of each kind of rows"
     s = res['system']
     head = f"{s['processor']}, {s['cores']} cores, {s['threads']} threads, {', '.join(f'{k} {v}' for k,v in s['versions'].items())}"
+    if (load := res.get('load')) and load['before'] is not None: head += f"\nload {load['before']:.1f} before the start, {load['after']:.1f} at the end"
     return '\n\n'.join([head, *(_bench_table(res[k], cols) for k,cols in _columns.items() if res.get(k))])
+
+# %% ../../nbs/92_bench.peers.ipynb #87d1460b
+def _load(): return os.getloadavg()[0] if hasattr(os, 'getloadavg') else None
+
+def _check_load(before, after, threads):
+    if before is not None and (before>.5 or after>threads+.5): warn(f"The machine was not idle: the load was {before:.1f} before the start "
+        f"and {after:.1f} at the end, and this benchmark itself takes {threads}. Close other programs, wait a minute, and measure again.")
 
 # %% ../../nbs/92_bench.peers.ipynb #3afc3187
 def _bench_name(quick, full, recipe):
@@ -229,7 +240,9 @@ def run_bench(
         "Run this in a clone of the repository, name the folder of the scripts (--peers), or choose --quick.")
     flags = f' --recipe {recipe}' if recipe else ' --quick' if quick else ' --full' if full else ''
     command = f'mnist_fast bench{flags} --source {Path(source).name}'
-    res = dict(command=command, system=system_info(), **bench_rows(source, quick, full, peers, recipe))
+    before,res = _load(),dict(command=command, system=system_info(), **bench_rows(source, quick, full, peers, recipe))
+    res['load'] = dict(before=before, after=_load())
+    _check_load(**res['load'], threads=res['system']['threads'])
     write_files(path.parent, {path.name: dumps(res, indent=2).encode()})
     if res.get('growth'): save_figure(plot_growth(res['growth']), path.with_name('growth.png'))
     return res,path
