@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['model_registry', 'NormalizePixels', 'linear', 'count_params', 'simple_net', 'cnn', 'FlattenNHWC', 'fast_cnn',
-           'deep_cnn', 'SummedHeads', 'branch_cnn', 'mnist_model']
+           'deep_cnn', 'SummedHeads', 'branch_cnn', 'mnist_model', 'unwrap_model']
 
 # %% ../nbs/23_model.ipynb #512288f0
 import torch
 from inspect import signature
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 # %% ../nbs/23_model.ipynb #16fd40f2
 class NormalizePixels(nn.Module):
@@ -142,3 +143,15 @@ def mnist_model(
     bound.apply_defaults()
     model.config = dict(name=name, **bound.arguments)
     return model
+
+# %% ../nbs/23_model.ipynb #5ad5fd5b
+_wrappers = nn.DataParallel,nn.parallel.DistributedDataParallel,AveragedModel
+
+def unwrap_model(
+    model:nn.Module # any model
+)->nn.Module: # the model itself, not a copy
+    "The model inside of `torch.compile`, `DataParallel`, `DistributedDataParallel` and `AveragedModel`, in whatever order they are nested"
+    while True:
+        if hasattr(model, '_orig_mod'): model = model._orig_mod
+        elif isinstance(model, _wrappers): model = model.module
+        else: return model

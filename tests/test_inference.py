@@ -7,6 +7,7 @@ import numpy as np, pytest, torch
 from conftest import full_disk, names, needs_mnist, same_weights, sh
 from PIL import Image, ImageDraw, ImageOps
 from safetensors.torch import load as st_load, save as st_save
+from torch.optim.swa_utils import AveragedModel
 
 from mnist_fast.inference.saved import DigitModel, load_model, save_model
 from mnist_fast.inference.image import digit_image
@@ -126,6 +127,34 @@ def test_saves_only_what_loads(tmp_path):
         with pytest.raises(ValueError) as e: save_model(m, tmp_path)
         _says(e)
         assert _bytes(tmp_path)==old
+
+_wraps = dict(compiled=lambda m: torch.compile(m, backend='eager'), parallel=torch.nn.DataParallel, average=AveragedModel)
+_nested = {f'{a} {b}': lambda m, f=f, g=g: f(g(m)) for a,f in _wraps.items() for b,g in _wraps.items() if a!=b} # a model that is compiled twice is no module
+
+@each('wrap', [*_wraps.values(),*_nested.values()], ids=[*_wraps,*_nested])
+def test_wrapped(tmp_path, wrap):
+    "Whatever a model is wrapped in, alone or in a `Learner`, its files are those of the model itself, and it predicts"
+    m = _model('cnn')
+    wrapped = wrap(m)
+    for k,o in dict(plain=m, wrapped=wrapped, learn=SimpleNamespace(model=wrapped)).items(): save_model(o, tmp_path/k)
+    assert _bytes(tmp_path/'plain')==_bytes(tmp_path/'wrapped')==_bytes(tmp_path/'learn')
+    same_weights(load_model(tmp_path/'wrapped').model, m)
+    assert torch.equal(DigitModel(wrapped).predict(seven)[1], DigitModel(m.eval()).predict(seven)[1])
+
+def _replace(m, k, layer):
+    m[k] = layer
+    return m
+
+@each('change', [lambda m: _replace(m, 2, torch.nn.GELU()), lambda m: _replace(m, 1, torch.nn.Linear(784, 31)), lambda m: m.append(torch.nn.Linear(10, 10)),
+    lambda m: _replace(m, 0, torch.nn.Flatten()), lambda m: m.config.update(n_hidden=31) or m, lambda m: m.to(torch.complex64)],
+    ids='activation size more pixels config complex'.split())
+def test_saves_only_what_loads_again(tmp_path, change):
+    "A model that was changed after it was made is refused, and the files from before stay"
+    save_model(_model(), tmp_path)
+    old = _bytes(tmp_path)
+    with pytest.raises(ValueError) as e: save_model(change(_model(seed=1)), tmp_path)
+    _says(e, 'could not be loaded again', 'Nothing was written', 'mnist_model')
+    assert _bytes(tmp_path)==old
 
 # Saves that fail
 

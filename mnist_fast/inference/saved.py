@@ -19,9 +19,43 @@ from .. import __version__
 from ..files import read_json, write_files
 from .image import digit_image
 from ..loss import class_probs
-from ..model import mnist_model
+from ..model import mnist_model, unwrap_model
 
-# %% ../../nbs/71_inference.saved.ipynb #9dd3185a
+# %% ../../nbs/71_inference.saved.ipynb #52a394d8
+def _parse_weights(data, sha256):
+    try: weights = st_load(data)
+    except (SafetensorError, ValueError) as e: raise ValueError(f"model.safetensors is broken or not a safetensors file ({e})") from None
+    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError("model.safetensors has not the weights that config.json belongs to")
+    return weights
+
+# %% ../../nbs/71_inference.saved.ipynb #4964a9e9
+def _reason(e):
+    "The line of an error's message that says why: PyTorch's first line may only be a heading"
+    lines = [o.strip().rstrip('.') for o in str(e).splitlines()] or [type(e).__name__]
+    return lines[1] if lines[0].startswith('Error(s)') and lines[1:] else lines[0]
+
+def _build_model(config, weights):
+    "The network of `config` with `weights` as float32, and the strides that its parameters were made with"
+    try:
+        with torch.device('meta'): model = mnist_model(**config)
+        strides = {k: p.stride() for k,p in model.named_parameters()}
+        model.load_state_dict(weights, assign=True)
+    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
+        raise ValueError(f"weights and config.json do not fit each other ({_reason(e)})") from None
+    return model.float(),strides
+
+# %% ../../nbs/71_inference.saved.ipynb #154fcda0
+def _all_finite(weights): return all(w.isfinite().all() for w in weights.values())
+
+def _make_model(config, data):
+    "The model that the contents of `config.json` and `model.safetensors` describe; raises `ValueError` with what is wrong in them"
+    model,strides = _build_model(config['model'], _parse_weights(data, config.get('sha256')))
+    if any(w.is_complex() for w in model.state_dict().values()): raise ValueError("some weights are complex numbers")
+    if not _all_finite(model.state_dict()): raise ValueError("some weights are not numbers")
+    for k,p in model.named_parameters(): p.data = torch.empty_strided(p.shape, strides[k]).copy_(p.data)
+    return model
+
+# %% ../../nbs/71_inference.saved.ipynb #bc8b5d4a
 _model_format = 'mnist_fast model, version 1'
 
 def _check_model(model):
@@ -29,70 +63,30 @@ def _check_model(model):
         "This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
     n_out = model.config.get('n_out')
     if n_out not in (1,10): raise ValueError(f"The model has n_out={n_out}. Only 1 and 10 can be saved.")
+    if not _all_finite(model.state_dict()):
+        raise ValueError("Some weights are not numbers. Train the model again, with a lower learning rate.")
 
-def _all_finite(weights): return all(w.isfinite().all() for w in weights.values())
+def _check_saved(model, config, data):
+    try:
+        if repr(_make_model(config, data))==repr(model): return
+        why = 'some of its layers are others than mnist_model makes'
+    except ValueError as e: why = e
+    raise ValueError(f"The model could not be loaded again: {why}. Nothing was written. Make it with mnist_model and the right sizes.")
 
+# %% ../../nbs/71_inference.saved.ipynb #fc111380
 def save_model(
-    learn, # a `Learner`, or a model, made by `mnist_model`
+    learn, # a `Learner`, or a model, made by `mnist_model`; wrappers such as `torch.compile` are not saved
     folder:str|Path, # created if it does not exist
     **info # more to keep in `config.json`: anything that JSON can hold
 ):
-    "Write `model.safetensors` and `config.json`, each as a whole; raises `ValueError` for a model that can't be made by name"
-    model = getattr(learn, 'model', learn)
+    "Write `model.safetensors` and `config.json`, each as a whole; raises `ValueError` for a model that could not be loaded again"
+    model = unwrap_model(getattr(learn, 'model', learn))
     _check_model(model)
-    weights = {k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()}
-    if not _all_finite(weights): raise ValueError("Some weights are not numbers. Train the model again, with a lower learning rate.")
-    data = st_save(weights)
+    data = st_save({k: v.detach().cpu().contiguous() for k,v in model.state_dict().items()})
     config = dict(format=_model_format, version=__version__, model=model.config, sha256=hashlib.sha256(data).hexdigest(), **info)
-    write_files(folder, {'model.safetensors': data, 'config.json': json.dumps(config, indent=2).encode()})
-
-# %% ../../nbs/71_inference.saved.ipynb #8582cacf
-_fix = "Name a folder that save_model wrote, such as a run of mnist_fast train."
-
-def _read_config(folder):
-    path,missing = folder/'config.json',ValueError(f"{folder}: there is no model here (no config.json). {_fix}")
-    try: config = read_json(path, 'Save the model again.')
-    except (FileNotFoundError,NotADirectoryError): raise missing from None
-    if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
-    if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
-        raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
-    return config
-
-# %% ../../nbs/71_inference.saved.ipynb #97afc546
-def _read_weights(folder, sha256):
-    path = folder/'model.safetensors'
-    try: data = path.read_bytes()
-    except OSError as e: raise ValueError(f"{path}: cannot be read ({e.strerror}). Save the model again.") from None
-    try: weights = st_load(data)
-    except (SafetensorError, ValueError) as e: raise ValueError(
-        f"{path}: broken or not a safetensors file ({e}). Save the model again.") from None
-    if hashlib.sha256(data).hexdigest()!=sha256: raise ValueError(
-        f"{path}: not the weights that config.json belongs to. Save the model again.")
-    return weights
-
-# %% ../../nbs/71_inference.saved.ipynb #920733a6
-def _reason(e):
-    "The line of an error's message that says why: PyTorch's first line may only be a heading"
-    lines = [o.strip().rstrip('.') for o in str(e).splitlines()] or [type(e).__name__]
-    return lines[1] if lines[0].startswith('Error(s)') and lines[1:] else lines[0]
-
-def _build_model(folder, config, weights):
-    "The network of `config` with `weights` as float32, and the strides that its parameters were made with"
-    try:
-        with torch.device('meta'): model = mnist_model(**config['model'])
-        strides = {k: p.stride() for k,p in model.named_parameters()}
-        model.load_state_dict(weights, assign=True)
-    except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as e:
-        raise ValueError(f"{folder}: weights and config.json do not fit each other ({_reason(e)}). Save the model again.") from None
-    return model.float(),strides
-
-def _check_weights(folder, weights):
-    if any(w.is_complex() for w in weights.values()): raise ValueError(f"{folder}: some weights are complex numbers. Save the model again.")
-    if not _all_finite(weights): raise ValueError(f"{folder}: some weights are not numbers. Train the model again.")
-
-# %% ../../nbs/71_inference.saved.ipynb #e310c521
-def _restore_strides(model, strides):
-    for k,p in model.named_parameters(): p.data = torch.empty_strided(p.shape, strides[k]).copy_(p.data)
+    text = json.dumps(config, indent=2)
+    _check_saved(model, json.loads(text), data)
+    write_files(folder, {'model.safetensors': data, 'config.json': text.encode()})
 
 # %% ../../nbs/71_inference.saved.ipynb #dcb57917
 class DigitModel:
@@ -102,7 +96,7 @@ class DigitModel:
         config:dict|None=None # contents of `config.json`
     ):
         self.model,self.config = model.eval(),config or {}
-        self.n_out = self.config.get('model', getattr(model, 'config', {}))['n_out']
+        self.n_out = self.config.get('model', getattr(unwrap_model(model), 'config', {}))['n_out']
         self.classes = [3,7] if self.n_out==1 else list(range(10))
 
     @torch.no_grad()
@@ -121,17 +115,29 @@ class DigitModel:
         p = self.probabilities(digit_image(image)[None])[0]
         return self.classes[p.argmax()],p
 
-# %% ../../nbs/71_inference.saved.ipynb #3dcde4a2
+# %% ../../nbs/71_inference.saved.ipynb #6fb18c05
+_fix = "Name a folder that save_model wrote, such as a run of mnist_fast train."
+
+def _read_config(folder):
+    path,missing = folder/'config.json',ValueError(f"{folder}: there is no model here (no config.json). {_fix}")
+    try: config = read_json(path, 'Save the model again.')
+    except (FileNotFoundError,NotADirectoryError): raise missing from None
+    if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
+    if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
+        raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
+    return config
+
+# %% ../../nbs/71_inference.saved.ipynb #aa0c780e
 _packaged = Path(str(files('mnist_fast')))/'weights'
 
 def load_model(
     folder:str|Path='full' # written by `save_model`; 'full' and '3v7', if no folder has that name, are the models of the package
 ): # a `DigitModel`
     "Read a model; raises `ValueError` for files that are missing, broken or from another program; never runs code from them"
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if str(folder) in ('full','3v7') and not folder.exists(): folder = _packaged/folder
     config = _read_config(folder)
-    model,strides = _build_model(folder, config, _read_weights(folder, config.get('sha256')))
-    _check_weights(folder, model.state_dict())
-    _restore_strides(model, strides)
+    try: model = _make_model(config, (folder/'model.safetensors').read_bytes())
+    except OSError as e: raise ValueError(f"{e.filename}: cannot be read ({e.strerror}). Save the model again.") from None
+    except ValueError as e: raise ValueError(f"{folder}: {e}. Save the model again.") from None
     return DigitModel(model, config)
