@@ -13,7 +13,8 @@ from json import dumps, loads
 from typing import Annotated
 from fastcore.meta import delegates
 from . import __version__
-from .run.folder import changed_settings, run_settings, stopped
+from .run.folder import changed_settings, recorded_threads, run_settings, stopped
+from .threads import check_launcher, pin_threads
 
 # %% ../nbs/99_cli.ipynb #6425f628
 def _emit(json, text, obj): print(dumps(obj) if json else text, flush=True)
@@ -208,6 +209,18 @@ def _imported(command):
     try: yield
     finally: gc.unfreeze()
 
+# %% ../nbs/99_cli.ipynb #6cdc6019
+def _n_threads(resume=None, threads=None, **kwargs):
+    "Number of threads of the run that a command begins or resumes, as far as it is known before PyTorch is imported"
+    try: return recorded_threads(resume) if resume else threads
+    except (OSError, ValueError): return None
+
+def _prepare(command, args):
+    "Check and set what must be right before PyTorch is imported"
+    check_launcher()
+    os.environ['MPLBACKEND'] = 'agg'
+    if command!='bench' and 'torch' not in sys.modules: pin_threads(_n_threads(**args))
+
 # %% ../nbs/99_cli.ipynb #c015cf98
 def _show_own_warnings():
     warnings.filterwarnings('ignore')
@@ -217,7 +230,7 @@ def _show_own_warnings():
 def _run_command(argv):
     args = vars(_parser().parse_args(argv))
     command = args.pop('command')
-    os.environ['MPLBACKEND'] = 'agg'
+    _prepare(command, args)
     with warnings.catch_warnings():
         _show_own_warnings()
         with _imported(command):

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest, torch
-from conftest import bin, needs_mnist, one_sentence
+from conftest import bin, needs_mnist, one_sentence, sh
 from PIL import Image, ImageDraw
 
 from mnist_fast import cli
@@ -14,6 +14,7 @@ from mnist_fast.files import crc32
 from mnist_fast.inference.saved import load_model
 
 each = pytest.mark.parametrize
+t = 'train --source digits --task 3v7 --recipe linear --epochs 1'
 cmd = str(bin/'mnist_fast')
 mnist = os.environ.get('MNIST_FAST_DATA')
 hide = 'MNIST_FAST_DATA MPLBACKEND PYTHONUNBUFFERED PYTHONIOENCODING PYTHONUTF8 COLUMNS'.split()
@@ -155,10 +156,12 @@ def job(dir):
 # Help
 
 def test_help_is_quick():
+    "In seconds of the processor, which do not depend on what else runs"
+    def used(): return sum(os.times()[2:4])
     def once():
-        start = time.perf_counter()
+        start = used()
         ended(go('--help'))
-        return time.perf_counter()-start
+        return used()-start
     assert statistics.median(once() for _ in range(5))<.5
 
 @each('args', [['--help'], ['--version'], *([o,'--help'] for o in cli.commands)], ids=' '.join)
@@ -372,6 +375,44 @@ def test_full_disk(job, dir):
     for o in (dir/'disk').glob('*.png'): Image.open(o).load()
     assert set(snap(dir/'disk'))<=set(files)
 
+# The surroundings of the process
+
+@each('var', ['RANK=1','RANK=x','RANK=','WORLD_SIZE=2','WORLD_SIZE=abc','LOCAL_RANK=1','RANK=-1','LOCAL_WORLD_SIZE=2'])
+@each('command', ['train --recipe linear --source digits --out run','evaluate full --source digits','data'])
+def test_left_over_variables(var, command, tmp_path):
+    "What a launcher left behind ends every command at once, with a sentence, and nothing is written"
+    res = ended(go(*command.split(), cwd=tmp_path, env=dict([var.split('=')])), 1)
+    one_sentence(res.stderr, f'has {var}', 'torchrun', f"unset {var.split('=')[0]}")
+    assert not res.stdout and not [*tmp_path.iterdir()]
+
+def test_launcher_of_one(tmp_path):
+    "Variables that describe a single process are harmless"
+    ended(go(*t.split(), '--out', 'run', cwd=tmp_path, env=dict(RANK='0', WORLD_SIZE='1')))
+    assert (tmp_path/'run'/'metrics.json').exists()
+
+def test_module(tmp_path):
+    assert sh(sys.executable, '-m', 'mnist_fast', '--version')==ended(go('--version')).stdout
+    res = subprocess.run([sys.executable, '-m', 'mnist_fast', 'evaluate', 'none'], capture_output=True, text=True)
+    one_sentence(ended(res, 1).stderr, 'none')
+
+show_threads = """import json, os, sys
+from mnist_fast.cli import main
+status = main(sys.argv[1:])
+import torch
+print(json.dumps([status,os.environ.get('OMP_PROC_BIND'),len(os.sched_getaffinity(0)),torch.get_num_threads()]))"""
+
+@pytest.mark.skipif(sys.platform!='linux', reason='only Linux binds threads')
+@each('options,bound', [((),True), (('--threads','1'),len(os.sched_getaffinity(0))==1), (('--threads','99'),True)])
+def test_threads(options, bound, tmp_path):
+    "The command binds as many threads as there are cores; it keeps their number, and a run that goes on has it again"
+    free = {k: v for k,v in env.items() if k!='OMP_NUM_THREADS'}
+    def status(*args): return json.loads(sh(sys.executable, '-c', show_threads, *args, cwd=tmp_path, env=free).splitlines()[-1])
+    n_cores,default = len(os.sched_getaffinity(0)),int(sh(sys.executable, '-c', 'import torch; print(torch.get_num_threads())', env=free))
+    first = status(*t.split(), '--out', 'run', *options)
+    assert first==[0,'spread' if bound else None,1 if bound else n_cores,default]
+    assert sure((tmp_path/'run'/'metrics.json').read_text())['threads']==(int(options[1]) if options else default)
+    assert status('train','--resume','run')==first
+
 # What is refused: in this process, as nothing is started
 
 @pytest.fixture
@@ -387,7 +428,6 @@ def status(*args):
     try: return cli.main([str(o) for o in args])
     except SystemExit as e: return e.code
 
-t = 'train --source digits --task 3v7 --recipe linear --epochs 1'
 wrong = '''
 train --source digits --recipe nope; nope; linear, simple_net, cnn
 train --source digits --model nope; nope; linear, simple_net, cnn

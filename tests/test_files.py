@@ -1,12 +1,13 @@
 "The one writer, the one checksum, JSON and the machine: whole files or none, whatever interrupts"
 import json, os, platform, signal, subprocess, sys, zlib
+from pathlib import Path
 
 import pytest, torch
 from conftest import full_disk, names, sh
 from hypothesis import given, settings, strategies as st
 
 from mnist_fast import __version__, files
-from mnist_fast.files import crc32, error_reason, read_json, system_info, temp_files, versions, write_files
+from mnist_fast.files import as_path, crc32, error_reason, read_json, system_info, temp_files, versions, write_files
 
 each = pytest.mark.parametrize
 
@@ -31,6 +32,17 @@ def test_write(tmp_path):
         assert _contents(folder)=={'a': new, 'b.txt': new+b'-'+new, 'c': b''}
     write_files(str(folder), {'d': b'1'})
     assert (folder/'d').read_bytes()==b'1' and not temp_files(folder/'d')
+
+@pytest.mark.parametrize('path,found', [('~','home'), ('~/a','home/a'), ('a/~','a/~'), ('~no such user/a','~no such user/a'), (Path('~/a'),'home/a')])
+def test_home(path, found, monkeypatch):
+    monkeypatch.setenv('HOME', 'home')
+    assert as_path(path)==Path(found)
+
+def test_home_everywhere(tmp_path, monkeypatch):
+    "Files are written to and read from the home folder"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write_files('~/a', {'b': b'{"c": 1}'})
+    assert read_json('~/a/b')==dict(c=1) and temp_files('~/a/b')==[] and (tmp_path/'a'/'b').exists()
 
 def test_permissions(tmp_path):
     "All may read, whatever the umask: a temporary file is private at first"

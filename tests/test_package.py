@@ -1,6 +1,6 @@
 "The wheel and the sdist install in an environment of their own, and the package works from there"
-import pytest, site, sys, venv
-from conftest import root, sh
+import os, pytest, site, sys, venv
+from conftest import bin, root, sh
 
 @pytest.fixture(scope='module')
 def dist(tmp_path_factory):
@@ -25,8 +25,18 @@ def python(dist, request, tmp_path):
 def test_installs(python, tmp_path):
     where = sh(python, '-c', 'import mnist_fast.all, mnist_fast; print(mnist_fast.__file__)', cwd=tmp_path)
     assert str(tmp_path/'env') in where
-    assert 'ladder' in sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)
+    assert sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)==sh(python, '-m', 'mnist_fast', '--help', cwd=tmp_path).replace('-m mnist_fast', 'mnist_fast')
     sh(python, '-c', "from mnist_fast.inference.saved import load_model; load_model('full'), load_model('3v7')", cwd=tmp_path)
+
+def test_hooks(tmp_path):
+    "A clone with nbdev's hooks, as the README says, has no changes"
+    sh('git', 'clone', '-q', root, tmp_path/'clone')
+    for f in ('.gitattributes','.gitconfig'): (tmp_path/'clone'/f).write_bytes((root/f).read_bytes())
+    git = 'git','-c','user.name=a','-c','user.email=a@b'
+    sh('git', 'add', '-A', cwd=tmp_path/'clone')
+    sh(*git, 'commit', '-q', '--allow-empty', '-m', 'now', cwd=tmp_path/'clone')
+    sh(bin/'nbdev-install-hooks', cwd=tmp_path/'clone', env={**os.environ, 'HOME': str(tmp_path)})
+    assert sh('git', 'status', '--porcelain', cwd=tmp_path/'clone')==''
 
 def test_facts(dist):
     import zipfile, configparser

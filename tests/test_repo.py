@@ -5,7 +5,7 @@ from conftest import bin, root, sh
 
 notebooks = sorted(root.glob('nbs/**/*.ipynb'))
 floors = {o.stem.split('_', 1)[1]: int(o.stem.split('_')[0]) for o in root.glob('nbs/[0-9]*.ipynb')}
-by_hand = {'all', 'scratch'} # what gathers names from several modules
+by_hand = {'all', 'scratch', '__main__'} # what gathers names from several modules, and the command as a module
 
 def module(path): return '.'.join(path.relative_to(root/'mnist_fast').with_suffix('').parts).removesuffix('.__init__')
 

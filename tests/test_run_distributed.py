@@ -7,7 +7,7 @@ import ranks
 from conftest import bin, names, quiet, root
 from mnist_fast.bench.peers import scaling_rows
 from mnist_fast.data.loader import TensorDL
-from mnist_fast.run.distributed import ShardDL, distrib_fit
+from mnist_fast.run.distributed import ShardDL, distrib_fit, init_distributed
 
 torchrun = [bin/'torchrun','--standalone','--nproc-per-node','2']
 accelerate = [bin/'accelerate','launch','--multi_gpu','--num_processes','2','--main_process_port','0']
@@ -163,8 +163,17 @@ def test_one_hangs(runs):
     status,text,_ = runs['hung']
     assert status not in (0,None) and 'did not answer in time' in text
 
+a_rank = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', LOCAL_WORLD_SIZE='1', MASTER_ADDR='localhost', MASTER_PORT='29500')
+
+@pytest.mark.parametrize('start', [lambda: init_distributed(), lambda: distrib_fit(ranks.learner()).__enter__()], ids=['init','fit'])
+def test_left_over(start, monkeypatch):
+    "Variables of a launcher that is gone are an error in Python too"
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(ValueError) as e: start()
+    names(e, 'RANK=1', 'torchrun', 'unset RANK')
+
 def test_more_processes_than_gpus(monkeypatch):
-    for k,v in dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
+    for k,v in dict(a_rank, WORLD_SIZE='2', LOCAL_WORLD_SIZE='2').items(): monkeypatch.setenv(k, v)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
     with pytest.raises(ValueError) as e:
         with distrib_fit(ranks.learner()): pass

@@ -2,8 +2,11 @@
 import json, os, pytest, torch
 from conftest import bin, names, sh
 from fastcore.basics import noop
-from mnist_fast.inference.saved import load_model
+from PIL import Image
+from mnist_fast.inference.saved import load_model, save_model
 from mnist_fast.model import NormalizePixels
+from mnist_fast.run.compare import compare_runs
+from mnist_fast.run.report import run_report
 from mnist_fast.run.train import evaluate_run, resume_run, train_run
 
 settings = dict(task='3v7', recipe='linear', source='digits', epochs=2, seed=1)
@@ -40,7 +43,6 @@ def test_tested_once(tmp_path, monkeypatch):
 
 def test_report_again(run):
     "A report that is made later, from the files, is the same page"
-    from mnist_fast.run.report import run_report
     before = (run.folder/'report.html').read_bytes()
     assert run_report(run.folder).read_bytes()==before
 
@@ -49,6 +51,39 @@ def test_resume_finished(run):
     before,seen = {o.name: o.stat().st_mtime_ns for o in run.folder.iterdir()},[]
     assert resume_run(run.folder, on_result=seen.append)==run and seen==[run]
     assert {o.name: o.stat().st_mtime_ns for o in run.folder.iterdir()}==before
+
+@pytest.mark.parametrize('begun', [1,2])
+def test_threads(begun, tmp_path):
+    "A run has the threads that its settings say, goes on with the same number, and gives PyTorch its own number back"
+    def stop(text): raise KeyboardInterrupt
+    before = torch.get_num_threads()
+    with pytest.raises(KeyboardInterrupt): train_run(tmp_path/'run', on_epoch=stop, threads=begun, **settings)
+    assert torch.get_num_threads()==before
+    torch.set_num_threads(3-begun)
+    try:
+        assert resume_run(tmp_path/'run', on_epoch=noop).metrics['threads']==begun
+        assert torch.get_num_threads()==3-begun
+    finally: torch.set_num_threads(before)
+
+def test_left_over(tmp_path, monkeypatch):
+    monkeypatch.setenv('RANK', '1')
+    with pytest.raises(ValueError) as e: train_run(tmp_path/'run', **settings)
+    names(e, 'RANK=1', 'unset RANK')
+    assert not (tmp_path/'run').exists()
+
+def test_home(tmp_path, monkeypatch):
+    "`~` is the home folder in each path"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    run = train_run('~/run', on_epoch=noop, **settings)
+    assert run.folder==tmp_path/'run' and not (tmp_path/'~').exists()
+    assert resume_run('~/run')==run and evaluate_run('~/run', 'digits')['accuracy']==run.metrics['accuracy']
+    run_report('~/run')
+    compare_runs(['~/run','~/run'], out='~/a/page.html')
+    assert (tmp_path/'a'/'page.html').exists()
+    save_model(load_model('~/run').model, '~/model')
+    Image.new('L', (28,28)).save(tmp_path/'x.png')
+    with pytest.raises(ValueError, match='no digit|empty|blank|one colour'): load_model('~/model').predict('~/x.png')
 
 def test_interrupted_between(tmp_path):
     "A run that is stopped after the test and before the report can be resumed, and writes all files"

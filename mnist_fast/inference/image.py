@@ -12,6 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..files import as_path
+
 # %% ../../nbs/70_inference.image.ipynb #13a29727
 def _on_paper(image, paper):
     "Floats 0 to 1 of `image`, transparent parts in the colour `paper`"
@@ -44,7 +46,7 @@ def _read(image):
     "Floats 0 to 1, `[H,W]`, of a PIL image, a path or a file's bytes"
     try:
         if isinstance(image, Image.Image): return _pixels(image)
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as im: return _pixels(im)
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else as_path(image)) as im: return _pixels(im)
     except Exception as e: raise _unreadable(image, e) from None
 
 # %% ../../nbs/70_inference.image.ipynb #4a2980ea

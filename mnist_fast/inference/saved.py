@@ -16,7 +16,7 @@ from safetensors.torch import load as st_load, save as st_save
 from torch import nn, Tensor
 
 from .. import __version__
-from ..files import read_json, write_files
+from ..files import as_path, read_json, write_files
 from .image import digit_image
 from ..loss import class_probs
 from ..model import mnist_model, unwrap_model
@@ -134,7 +134,7 @@ def load_model(
     folder:str|Path='full' # written by `save_model`; 'full' and '3v7', if no folder has that name, are the models of the package
 ): # a `DigitModel`
     "Read a model; raises `ValueError` for files that are missing, broken or from another program; never runs code from them"
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     if str(folder) in ('full','3v7') and not folder.exists(): folder = _packaged/folder
     config = _read_config(folder)
     try: model = _make_model(config, (folder/'model.safetensors').read_bytes())

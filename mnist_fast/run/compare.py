@@ -14,7 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from ..data.idx import Digits
 from ..data.source import get_digits
-from ..files import write_files
+from ..files import as_path, write_files
 from .page import chart, chart_style, html_page, html_table, number_cell, section
 from .report import Run
 from ..stats import holm, mcnemar, wilson
@@ -63,7 +63,7 @@ def compare_runs(
     "Compare each run with each other one: difference of the accuracies with a 95% interval, p-value, and whether it is more than chance"
     rs = _load_runs(runs, digits)
     tables = _compare_tables(rs, seed)
-    if out: _write_page(rs, *tables, Path(out))
+    if out: _write_page(rs, *tables, as_path(out))
     return tables
 
 # %% ../../nbs/87_run.compare.ipynb #4850612c

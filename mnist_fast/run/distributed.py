@@ -14,6 +14,7 @@ from fastai.basics import *
 from fastai.callback.progress import ProgressCallback
 from fastai.metrics import AccumMetric
 from ..data.loader import TensorDL
+from ..threads import check_launcher
 from torch import distributed as dist
 
 try: from fastai.distributed import DistributedDL
@@ -166,7 +167,8 @@ def _rank_errors():
 def init_distributed(
     timeout:float=60. # seconds that a process waits for the others before it ends
 ):
-    "Connect this process to the others of its run, unless it is already; raises `ValueError` if there are more processes than GPUs"
+    "Connect this process to the others of its run, unless it is already; raises `ValueError` for a left-over variable, or too few GPUs"
+    check_launcher()
     if num_distrib()<2 or dist.is_initialized(): return
     here,gpus = int(os.environ['LOCAL_WORLD_SIZE']),torch.cuda.device_count()
     if gpus and here>gpus:
@@ -203,6 +205,7 @@ def distrib_fit(
     timeout:float=60. # as for `init_distributed`
 )->Learner: # the same
     "Fit and validate in all processes that the launcher started; raises `ValueError` if another one is gone"
+    check_launcher()
     if num_distrib()<2:
         yield learn
         return

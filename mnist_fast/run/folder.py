@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['stopped', 'run_settings', 'changed_settings', 'settings_command', 'new_run_folder', 'save_figure', 'git_revision',
-           'run_origin', 'read_settings', 'is_finished', 'check_origin', 'run_lock']
+           'run_origin', 'read_settings', 'is_finished', 'check_origin', 'recorded_threads', 'run_lock']
 
 # %% ../../nbs/80_run.folder.ipynb #ab34314b
 import io, math, tempfile, time
@@ -13,9 +13,8 @@ from importlib import import_module
 from inspect import signature
 from pathlib import Path
 from typing import Annotated
-from warnings import warn
 from fastcore.basics import AttrDict
-from ..files import crc32, read_json, system_info, write_files
+from ..files import as_path, crc32, read_json, system_info, write_files
 
 # %% ../../nbs/80_run.folder.ipynb #151e6d32
 def run_settings(
@@ -34,19 +33,18 @@ def run_settings(
     nan_guard:bool=False, # Stop at the first loss or gradient that is not a finite number, and say where?
     tensorboard:bool=False, # Write a log for TensorBoard too?
     checkpoint:float=60., # Seconds between checkpoints
-    every:int=None # Batches between checkpoints, in place of seconds
+    every:int=None, # Batches between checkpoints, in place of seconds
+    threads:int=None # Threads of PyTorch (default: one per core)
 )->AttrDict: # the same, checked
     "All settings of a run; raises `ValueError` for a value that makes no sense"
     s = AttrDict(locals())
     _check_numbers(s)
-    if s.valid!='test': s.valid = _fraction(s.valid)
-    elif s.stop_at or s.keep_best: raise ValueError(f"{'stop_at' if s.stop_at else 'keep_best'} would choose by the test set. "
-        "Hold out a part of the training set, as with a `valid` of 0.1.")
+    _check_valid(s)
     return s
 
 # %% ../../nbs/80_run.folder.ipynb #60a7e358
 def _check_numbers(s):
-    for k in ('epochs','bs','every'):
+    for k in ('epochs','bs','every','threads'):
         if s[k] is not None and s[k]<1: raise ValueError(f"{k} is {s[k]}. Give 1 or more.")
     if s.lr is not None and not 0<s.lr<math.inf: raise ValueError(f"lr is {s.lr}. Give a number above 0.")
     if not 0<=s.seed<2**32: raise ValueError(f"seed is {s.seed}. Give a number from 0 to {2**32-1}.")
@@ -59,6 +57,11 @@ def _fraction(o):
     except ValueError: res = math.nan
     if not 0<res<1: raise ValueError(f"valid is {o!r}. Give 'test', or a fraction between 0 and 1.")
     return res
+
+def _check_valid(s):
+    if s.valid!='test': s.valid = _fraction(s.valid)
+    elif s.stop_at or s.keep_best: raise ValueError(f"{'stop_at' if s.stop_at else 'keep_best'} would choose by the test set. "
+        "Hold out a part of the training set, as with a `valid` of 0.1.")
 
 # %% ../../nbs/80_run.folder.ipynb #09351b0f
 def _defaults(): return {k: p.default for k,p in signature(run_settings).parameters.items()}
@@ -90,7 +93,7 @@ def new_run_folder(
     name:str='run' # begins the name of a folder in `runs`
 )->Path:
     "Make a folder for a run; raises `ValueError` where there is a run already, or where nothing can be written"
-    out = Path(out) if out else _unused(name)
+    out = as_path(out or _unused(name))
     if any((out/o).exists() for o in _run_files):
         raise ValueError(f"{out}: this folder holds a run, or a part of one. Choose another folder (--out), or delete it.")
     try:
@@ -131,7 +134,7 @@ def read_settings(
     folder:str|Path # of a run
 )->AttrDict:
     "The settings that a run was begun with; raises `ValueError` where there are none"
-    path = Path(folder)/'run.json'
+    path = as_path(folder)/'run.json'
     try: settings = read_json(path, 'Start again in another folder.').get('settings')
     except (FileNotFoundError,NotADirectoryError):
         raise ValueError(f"{folder}: there is no run here (no run.json). Name a folder that mnist_fast train wrote.") from None
@@ -143,7 +146,8 @@ def is_finished(
     folder:str|Path # of a run
 )->bool:
     "Has the run ended, so that nothing is left to do?"
-    return (Path(folder)/'metrics.json').exists() and not (Path(folder)/'checkpoints').exists()
+    folder = as_path(folder)
+    return (folder/'metrics.json').exists() and not (folder/'checkpoints').exists()
 
 # %% ../../nbs/80_run.folder.ipynb #49569153
 def check_origin(
@@ -151,12 +155,17 @@ def check_origin(
     now:dict # from `run_origin`
 ):
     "Raises `ValueError` where the digits are not those that the run was begun with"
-    old = read_json(Path(folder)/'run.json')
+    old = read_json(as_path(folder)/'run.json')
     if old['data']['crc32']!=now['data']['crc32']:
         raise ValueError(f"{folder}: the run was begun with the digits of {old['data']['source']}, and those of {now['data']['source']} "
             "differ from them. Put the same digits in their place.")
-    if old['threads']!=now['threads']:
-        warn(f"The run was begun with {old['threads']} threads, now there are {now['threads']}. The last bits may differ.")
+
+# %% ../../nbs/80_run.folder.ipynb #d7682bb5
+def recorded_threads(
+    folder:str|Path # of a run that was begun
+)->int: # None if the folder does not say it
+    "Number of threads of PyTorch that a run was begun with; raises `ValueError` if run.json is broken"
+    return read_json(as_path(folder)/'run.json').get('threads')
 
 # %% ../../nbs/80_run.folder.ipynb #3aed221a
 stopped = 'stopped; all files that were written before are complete'

@@ -18,7 +18,7 @@ from sklearn.metrics import confusion_matrix
 from ..data.idx import Digits, check_digits
 from ..data.loader import TensorDS
 from ..data.source import get_digits
-from ..files import crc32, read_json, write_files
+from ..files import as_path, crc32, read_json, write_files
 from ..inference.saved import load_model
 from ..interpret.predictions import most_confused, plot_calibration, prediction_table
 from ..model import count_params
@@ -70,7 +70,7 @@ class Run:
         probs:Tensor|None=None, # probabilities of the test digits; by default the model predicts them
         get:Callable=get_digits # reads the digits of the run by their source
     ):
-        self.folder = Path(folder)
+        self.folder = as_path(folder)
         if not self.folder.is_dir(): raise ValueError(f"{folder}: no such folder. Name the folder of a run, as mnist_fast train makes it.")
         self.saved,self.metrics = load_model(self.folder),_read_metrics(self.folder)
         self.classes = [str(o) for o in self.saved.classes]

@@ -17,7 +17,7 @@ from fastcore.xtras import modified_env
 from ..callback.monitor import NaNGuard
 from ..callback.training import EMA, KeepBest, StopAt
 from ..data.source import get_digits
-from ..files import read_json, write_files
+from ..files import as_path, read_json, write_files
 from ..inference.saved import load_model, save_model
 from ..interpret.predictions import column_order, plot_confusion, plot_most_wrong, prediction_table
 from ..learner import FastLearner, fit_recipe, plot_curves, recipe_learner, tasks
@@ -28,6 +28,7 @@ from .checkpoint import Checkpoint
 from .folder import *
 from .history import History
 from .report import run_report
+from ..threads import check_launcher
 
 # %% ../../nbs/88_run.train.ipynb #667af64a
 def _recipe_name(s): return s.recipe or (s.model if s.model in recipes[s.task] else 'cnn')
@@ -137,6 +138,7 @@ def _epoch_line(learn, row):
 
 def _carry_out(s, get_folder, on_epoch, on_result, bar):
     start = time.perf_counter()
+    check_launcher()
     if num_distrib()>1:
         from mnist_fast.run.distributed import init_distributed
         init_distributed()
@@ -152,6 +154,14 @@ def _carry_out(s, get_folder, on_epoch, on_result, bar):
         with modified_env('WORLD_SIZE'): return _finish(s, learn, folder, origin, seconds, why, start, on_result)
 
 # %% ../../nbs/88_run.train.ipynb #11b16a42
+@contextmanager
+def _threads(n):
+    "PyTorch has `n` threads, and afterwards its former number"
+    old = torch.get_num_threads()
+    torch.set_num_threads(n or old)
+    try: yield
+    finally: torch.set_num_threads(old)
+
 @delegates(run_settings)
 def train_run(
     out:str|Path|None=None, # folder for the run, by default a new one in `runs`
@@ -162,8 +172,8 @@ def train_run(
 )->RunResult: # in a process other than the first: None
     "Train a model, test it once, and keep everything in a folder; raises `ValueError` for settings that make no sense"
     s = run_settings(**kwargs)
-    if os.path.isdir(s.source): s.source = os.path.abspath(s.source)
-    return _carry_out(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
+    if os.path.isdir(path := as_path(s.source)): s.source = os.path.abspath(path)
+    with _threads(s.threads): return _carry_out(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
 
 # %% ../../nbs/88_run.train.ipynb #69bbaacc
 def evaluate_run(
@@ -187,8 +197,9 @@ def resume_run(
     bar:bool=False # show progress bars?
 )->RunResult:
     "Go on with a run; raises `ValueError` where there is none, or where its digits have changed"
-    folder,s = Path(folder),read_settings(folder)
-    if not is_finished(folder): return _carry_out(s, lambda: folder, on_epoch, on_result, bar)
+    folder,s = as_path(folder),read_settings(folder)
+    if not is_finished(folder):
+        with _threads(recorded_threads(folder)): return _carry_out(s, lambda: folder, on_epoch, on_result, bar)
     run = RunResult(folder, read_json(folder/'metrics.json'))
     on_result(run)
     return run

@@ -1,0 +1,5 @@
+"The command as a module: `python -m mnist_fast`"
+import sys
+from mnist_fast.cli import main
+
+sys.exit(main())
