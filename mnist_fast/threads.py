@@ -10,7 +10,7 @@ import os, sys
 from functools import partial
 
 # %% ../nbs/01_threads.ipynb #7ddcb8f7
-_prefixes = 'OMP_','GOMP_','KMP_','LOCAL_RANK'
+_prefixes = 'OMP_','GOMP_','LOCAL_RANK'
 
 def thread_settings(
     n:int|None=None # number of threads that will be used, by default one per core

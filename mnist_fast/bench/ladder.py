@@ -6,7 +6,7 @@
 __all__ = ['ladder_rows', 'ladder_text', 'plot_ladder', 'run_ladder']
 
 # %% ../../nbs/90_bench.ladder.ipynb #53409284
-import time, torch, matplotlib.pyplot as plt, pandas as pd
+import time, torch, matplotlib.pyplot as plt, numpy as np, pandas as pd
 from functools import partial
 from json import dumps
 from pathlib import Path
@@ -93,7 +93,7 @@ def ladder_text(
 # %% ../../nbs/90_bench.ladder.ipynb #3965846d
 def plot_ladder(
     rows:list # from `ladder_rows`
-): # the figure
+)->np.ndarray: # two axes, one per task
     "Draw the test error of each rung"
     fig,axs = plt.subplots(1, 2, figsize=(10,3.2))
     for ax,task in zip(axs, recipes):
@@ -103,11 +103,11 @@ def plot_ladder(
         ax.set(title=task, xlabel='test error, %')
         ax.margins(x=.2)
     fig.tight_layout()
-    return fig
+    return axs
 
 # %% ../../nbs/90_bench.ladder.ipynb #8ef06e23
 def _save_ladder(rows, digits, folder):
-    save_figure(plot_ladder(rows), folder/'ladder.png')
+    save_figure(plot_ladder(rows)[0].figure, folder/'ladder.png')
     show_digits(PixelSimilarity().fit(digits.x, digits.y).ideals, list(range(10)), nrows=2, imsize=1.8)
     save_figure(plt.gcf(), folder/'ideals.png')
     plt.close('all')

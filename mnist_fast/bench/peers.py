@@ -17,7 +17,7 @@ from .timing import epoch_rows, exhaust, loader_rows, ratio_row, recipe_row, ste
 from ..callback.training import SkipValidation
 from ..data.loader import TensorDL
 from ..data.source import get_digits
-from ..files import system_info, write_files
+from ..files import as_path, system_info, write_files
 from ..learner import fit_recipe, mnist_learner
 from ..recipe import get_recipe, recipes
 from ..run.folder import save_figure
@@ -37,8 +37,8 @@ def run_script(
     threads:int|None=None # number of threads that it will use, by default one per core
 )->tuple: # its last line of output, seconds, and its largest memory in MB
     "Run Python in a process of its own; raises `RuntimeError` with the last error of its output if it fails"
-    start,env = time.perf_counter(),os.environ|thread_settings(threads)
-    p = subprocess.run([sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)], capture_output=True, text=True, env=env)
+    start,command = time.perf_counter(),[sys.executable, '-S', '-c', _small_parent, sys.executable, *map(str, args)]
+    p = subprocess.run(command, capture_output=True, text=True, env=os.environ|thread_settings(threads))
     *err,size = filter(str.strip, p.stderr.splitlines())
     if p.returncode: raise RuntimeError(_last_error(err))
     return (p.stdout.strip().splitlines() or [''])[-1],time.perf_counter()-start,int(size)/(1024 if sys.platform=='linux' else 2**20)
@@ -113,7 +113,7 @@ def growth_rows(
 # %% ../../nbs/92_bench.peers.ipynb #136e8bcf
 def plot_growth(
     rows:list # from `growth_rows`
-): # the figure
+)->np.ndarray: # two axes: seconds, memory
     "Draw seconds and memory against the number of images"
     fig,axs = plt.subplots(1, 2, figsize=(8,2.5))
     n = [r['n'] for r in rows]
@@ -125,7 +125,7 @@ def plot_growth(
         ax.set(xlabel='images', ylabel=unit)
         ax.legend(fontsize=8)
     fig.tight_layout()
-    return fig
+    return axs
 
 # %% ../../nbs/92_bench.peers.ipynb #5cfb3c1c
 _shared_training = """import json, torch
@@ -211,7 +211,8 @@ def bench_text(
     "The machine, and a table of each kind of rows"
     s = res['system']
     head = f"{s['processor']}, {s['cores']} cores, {s['threads']} threads, {', '.join(f'{k} {v}' for k,v in s['versions'].items())}"
-    if (load := res.get('load')) and load['before'] is not None: head += f"\nload {load['before']:.1f} before the start, {load['after']:.1f} at the end"
+    load = res.get('load') or {}
+    if load.get('before') is not None: head += f"\nload {load['before']:.1f} before the start, {load['after']:.1f} at the end"
     return '\n\n'.join([head, *(_bench_table(res[k], cols) for k,cols in _columns.items() if res.get(k))])
 
 # %% ../../nbs/92_bench.peers.ipynb #87d1460b
@@ -235,8 +236,8 @@ def run_bench(
     out:str|Path='bench/results' # folder for the result
 )->tuple: # the result (`command`, `system`, and the rows of `bench_rows`), and its file
     "Run the benchmark and write its results into a folder; raises `ValueError` for bad options, or without peers"
-    path = Path(out)/f'{_bench_name(quick, full, recipe)}.json'
-    if not (quick or recipe or [*Path(peers).glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. "
+    path,peers = as_path(out)/f'{_bench_name(quick, full, recipe)}.json',as_path(peers)
+    if not (quick or recipe or [*peers.glob('*.py')]): raise ValueError(f"{peers}: there are no scripts here. "
         "Run this in a clone of the repository, name the folder of the scripts (--peers), or choose --quick.")
     flags = f' --recipe {recipe}' if recipe else ' --quick' if quick else ' --full' if full else ''
     command = f'mnist_fast bench{flags} --source {Path(source).name}'
@@ -244,5 +245,5 @@ def run_bench(
     res['load'] = dict(before=before, after=_load())
     _check_load(**res['load'], threads=res['system']['threads'])
     write_files(path.parent, {path.name: dumps(res, indent=2).encode()})
-    if res.get('growth'): save_figure(plot_growth(res['growth']), path.with_name('growth.png'))
+    if res.get('growth'): save_figure(plot_growth(res['growth'])[0].figure, path.with_name('growth.png'))
     return res,path

@@ -8,7 +8,7 @@ __all__ = ['loss_surface', 'plot_surface']
 # %% ../../nbs/63_interpret.surface.ipynb #3306cae3
 import math, matplotlib.pyplot as plt
 from fastai.basics import *
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from torch.func import functional_call
 from .predictions import eval_mode
 
@@ -59,11 +59,11 @@ def plot_surface(
     surface:pd.DataFrame, # from `loss_surface`
     levels:int=20, # contours, about
     figsize:tuple=(4.,3.) # inches
-)->Figure:
+)->Axes:
     "Draw the loss along two directions as contours, with a dot where the weights themselves are"
     fig,ax = plt.subplots(figsize=figsize, layout='constrained')
     c = ax.contourf(surface.columns, surface.index, surface.values, levels)
     fig.colorbar(c, label='loss')
     ax.plot(0, 0, 'r.')
     ax.set(xlabel=surface.columns.name, ylabel=surface.index.name)
-    return fig
+    return ax

@@ -9,7 +9,7 @@ __all__ = ['plot_weights', 'plot_filters', 'plot_activations']
 import math, matplotlib.pyplot as plt
 from fastai.basics import *
 from fastai.callback.hook import ActivationStats
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 # %% ../../nbs/62_interpret.weights.ipynb #8e020e98
 def _first_weights(model):
@@ -25,7 +25,7 @@ def plot_weights(
     vocab:list|None=None, # names of the outputs of a model of one layer, by default the digits if there are ten
     ncols:int=10, # images in a row
     imsize:float=1. # inches per image
-)->Figure:
+)->np.ndarray: # axes, one per image
     "Draw the weights of the first layer as images: red where ink raises the output, blue where it lowers it"
     w,only = _first_weights(model)
     names,top = list(vocab or range(10)),w.abs().max().item() or 1.
@@ -35,7 +35,7 @@ def plot_weights(
     show = partial(show_image, cmap='RdBu_r', vmin=-top, vmax=top, interpolation='nearest')
     for im,ax,t in zip(w.view(-1,28,28).numpy(), axs.flat, titles): show(im, ax=ax, title=t)
     fig.colorbar(axs.flat[0].images[0], ax=axs, label='weight', fraction=.02)
-    return fig
+    return axs
 
 # %% ../../nbs/62_interpret.weights.ipynb #28df012a
 def _tiled(x, nrows, ncols):
@@ -53,17 +53,16 @@ def plot_filters(
     model:nn.Module, # its first layer is a convolution, or one with 784 inputs; else `ValueError`
     n:int=50, # filters at most
     width:float=7. # inches of a row of images
-)->Figure:
+)->Axes|np.ndarray: # one for all filters, or those of `plot_weights`
     "Draw the filters of the first convolution, or, if there is none, the weights of the first layer, on one scale"
     convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if not convs: return _plot_first_linear(model, n, width)
     w = convs[0].weight.detach().float().cpu().flatten(0, 1)[:n]
     nrows,ncols,top = math.ceil(len(w)/8),min(8, len(w)),w.abs().max().item() or 1.
-    fig = Figure(figsize=(width,.9*nrows*width/ncols), layout='constrained')
-    ax = fig.subplots()
+    fig,ax = plt.subplots(figsize=(width,.9*nrows*width/ncols), layout='constrained')
     ax.set_axis_off()
     fig.colorbar(ax.imshow(_tiled(w, nrows, ncols), cmap='RdBu_r', vmin=-top, vmax=top), label='weight', fraction=.02)
-    return fig
+    return ax
 
 # %% ../../nbs/62_interpret.weights.ipynb #875ff3de
 def _kept_stats(learn):
@@ -77,7 +76,7 @@ def _kept_stats(learn):
 def plot_activations(
     learn:Learner, # fitted with `ActivationStats(with_hist=True)` among its callbacks; else `ValueError`
     height:float=1.6 # inches per layer
-)->Figure: # four plots per layer, against the steps
+)->np.ndarray: # axes, a row of four per layer
     "Draw the histogram of each layer's activations (0 to 10), their mean, their standard deviation and the share up to 0.05"
     stats = _kept_stats(learn)
     n,every,names = len(stats.modules),stats.every or 1,{m: f'{k} {type(m).__name__}' for k,m in learn.model.named_modules()}
@@ -89,4 +88,4 @@ def plot_activations(
         for ax,o in zip(row[1:], stats.layer_stats(i)): ax.plot(steps, o)
     for ax,t in zip(axs[0], ('histogram','mean','standard deviation','share up to 0.05')): ax.set_title(t, fontsize=10)
     for ax in axs[-1]: ax.set_xlabel('step')
-    return fig
+    return axs
