@@ -7,8 +7,10 @@ __all__ = ['tasks', 'FastLearner', 'three_seven_learner', 'mnist_learner', 'fit_
            'run_recipe', 'ablate']
 
 # %% ../nbs/41_learner.ipynb #f99d79f4
-import time, matplotlib.pyplot as plt
+import time, warnings, matplotlib.pyplot as plt
 from contextlib import nullcontext
+from operator import attrgetter
+from types import SimpleNamespace
 
 from fastai.basics import *
 from fastai.callback.all import *
@@ -24,33 +26,78 @@ from .recipe import get_recipe, loss_funcs, recipe_loss, recipe_model, recipe_op
 
 # %% ../nbs/41_learner.ipynb #de65db59
 class FastLearner(Learner):
-    "fastai's `Learner` with less work for each batch"
+    "fastai's `Learner` with less work for each batch, and without traces of a fit that broke off"
+    _known_cbs = _batch_cbs = None
     def __call__(self, event_name):
         if event_name not in _inner_loop:
-            self._batch_cbs = {}
+            self._known_cbs = None
             return super().__call__(event_name)
-        if event_name not in self._batch_cbs: self._batch_cbs[event_name] = self.ordered_cbs(event_name)
+        cbs = self.cbs.items
+        now = [*cbs, *map(attrgetter('order'), cbs), *map(len, map(vars, cbs))]
+        if now!=self._known_cbs: self._known_cbs,self._batch_cbs = now,{}
+        if event_name not in self._batch_cbs: self._batch_cbs[event_name] = self._listeners(event_name)
         for cb in self._batch_cbs[event_name]: cb(event_name)
 
-    def add_cb(self,
-        cb # a callback or its class
-    )->Learner:
-        "Add a callback; the next event of a batch looks for its methods"
-        self._batch_cbs = {}
-        return super().add_cb(cb)
-
-    def remove_cb(self,
-        cb # a callback, or a class; of a class, all callbacks are removed
-    )->Learner:
-        "Remove a callback; the next event of a batch no longer calls it"
-        self._batch_cbs = {}
-        return super().remove_cb(cb)
+    def _listeners(self, event_name):
+        return [cb for cb in self.cbs.sorted('order') if type(cb).__call__ is not Callback.__call__ or hasattr(cb, event_name)]
 
 # %% ../nbs/41_learner.ipynb #bf3c9b5d
 @patch
 def _set_device(self:FastLearner, b):
     device = next(self.model.parameters()).device
     return b if all(isinstance(o, Tensor) and o.device==device for o in b) else super(FastLearner, self)._set_device(b)
+
+# %% ../nbs/41_learner.ipynb #d24dc58c
+@patch
+def _do_fit(self:FastLearner):
+    self.opt.zero_grad()
+    super(FastLearner, self)._do_fit()
+
+@patch
+def fit(self:FastLearner,
+    n_epoch:int, # passes over the training set
+    lr:float|slice|None=None, # learning rate, by default the Learner's
+    wd:float|None=None, # weight decay, by default the Learner's
+    cbs:list|None=None, # callbacks for this fit alone
+    **kwargs # `reset_opt` and `start_epoch`, as for fastai's `Learner.fit`
+):
+    "Fit, and if an exception ends the fit, call `cleanup_fit` of the callbacks that have it"
+    with self.added_cbs(cbs):
+        try: super(FastLearner, self).fit(n_epoch, lr, wd, **kwargs)
+        except BaseException:
+            for cb in self.cbs: getattr(type(cb), 'cleanup_fit', noop)(cb)
+            raise
+
+# %% ../nbs/41_learner.ipynb #502d57f0
+def _value(metric, preds, targs):
+    metric.reset()
+    metric.accumulate(SimpleNamespace(pred=preds, y=targs, yb=(targs,), to_detach=to_detach))
+    return metric.value
+
+def _ignores_pred(metric):
+    "Does a metric give the same value for different predictions of a model with one output?"
+    if type(metric).accumulate is Metric.accumulate: return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            a,b = [_value(metric, tensor(o)[:,None], tensor([[1],[0]])) for o in ([4.,-3.],[-2.,1.])]
+        return bool(a==b)
+    except Exception: return False
+    finally: metric.reset()
+
+# %% ../nbs/41_learner.ipynb #0ed3dea1
+class _OneOutputLearner(FastLearner):
+    "A `FastLearner` for a model with one output"
+    @property
+    def metrics(self): return self._metrics
+
+    @metrics.setter
+    def metrics(self, v):
+        v = L(v).map(mk_metric)
+        for o in v.filter(_ignores_pred): raise ValueError(f"The metric {o.name} ignores the predictions: it chooses the largest of several "
+            "outputs, and here each image has one. Use batch_accuracy, accuracy_multi, or a metric of fastai whose name ends in Multi, "
+            "such as F1ScoreMulti(average='binary') or RocAucMulti().")
+        self._metrics = v
 
 # %% ../nbs/41_learner.ipynb #8f786e9b
 def _learner(dls, task, recipe, model, metric, seed, kwargs):
@@ -60,7 +107,8 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
         if getattr(dls.train, 'gen', None): dls.train.gen.manual_seed(seed)
     if model is None: model = recipe_model(r, 1 if task=='3v7' else 10)
     args = dict(loss_func=recipe_loss(r), opt_func=recipe_opt(r), metrics=metric, **{k: r[k] for k in ('lr','moms') if k in r})
-    learn = FastLearner(dls, model.to(dls.device), **merge(args, kwargs))
+    cls = _OneOutputLearner if task=='3v7' else FastLearner
+    learn = cls(dls, model.to(getattr(dls, 'device', default_device())), **merge(args, kwargs))
     for k,cb in dict(augment=BatchAugment, hard=HardExamples).items():
         if r.get(k): learn.add_cb(cb(**r[k]))
     learn.task,learn.recipe = task,r
@@ -69,18 +117,18 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
 # %% ../nbs/41_learner.ipynb #b4bbc301
 @delegates(Learner.__init__)
 def three_seven_learner(
-    dls:DataLoaders, # from `three_seven_dls`
+    dls:DataLoaders, # from `three_seven_dls`, or of PyTorch's loaders that give the same
     recipe:str|dict='simple_net', # a name in `recipes['3v7']`, or a recipe
     model:nn.Module|None=None, # gives one number for each image; by default the recipe's
     seed:int|None=None, # seed of the weights and of all later randomness; of the order of the batches too if the loader has a seed
     **kwargs # for `Learner`, in place of the recipe's
 )->Learner:
-    "A `Learner` for threes and sevens"
+    "A `Learner` for threes and sevens; right metrics are `batch_accuracy`, `accuracy_multi` and fastai's `...Multi`, others raise `ValueError`"
     return _learner(dls, '3v7', recipe, model, batch_accuracy, seed, kwargs)
 
 @delegates(Learner.__init__)
 def mnist_learner(
-    dls:DataLoaders, # from `mnist_dls`
+    dls:DataLoaders, # from `mnist_dls`, or of PyTorch's loaders that give the same
     recipe:str|dict='cnn', # a name in `recipes['full']`, or a recipe
     model:nn.Module|None=None, # gives ten numbers for each image; by default the recipe's
     seed:int|None=None, # seed of the weights and of all later randomness; of the order of the batches too if the loader has a seed

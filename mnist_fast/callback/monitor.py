@@ -41,8 +41,11 @@ class GradNorm(Callback):
 # %% ../../nbs/32_callback.monitor.ipynb #9d079e92
 class NaNGuard(Callback):
     "End the fit before a loss or gradient that is not finite changes the weights; `stopped` says where it came from"
-    run_valid,name = False,'nan_guard'
-    def before_fit(self): self.stopped = None
+    run_valid,name,stopped = False,'nan_guard',None
+    def before_fit(self):
+        self.stopped = None
+        if self.opt: self.opt.zero_grad()
+
     def before_batch(self): self.saved_buffers = [o.clone() for o in self.model.buffers()]
 
     def after_loss(self):
@@ -54,6 +57,7 @@ class NaNGuard(Callback):
 
     def _end_fit(self, why):
         for o,saved in zip(self.model.buffers(), self.saved_buffers): o.data.copy_(saved)
+        self.opt.zero_grad()
         self.stopped = f'Batch {self.iter} of epoch {self.epoch}: {why}. The weights are those before this batch.'
         warn(self.stopped)
         raise CancelFitException

@@ -8,6 +8,7 @@ __all__ = ['HardExamples', 'SkipValidation', 'StopAt', 'KeepBest', 'EMA']
 # %% ../../nbs/31_callback.training.ipynb #2dcd214d
 import math, torch
 from functools import partial
+from itertools import chain
 from torch.optim.swa_utils import AveragedModel
 
 from fastai.callback.core import Callback, CancelFitException, CancelValidException
@@ -28,7 +29,10 @@ class HardExamples(Callback):
             f"start, hard and easy are {start}, {hard} and {easy}. Give parts of the whole; hard and easy together are 1 at most.")
         store_attr()
 
-    def before_fit(self): self.scores = torch.zeros(len(self.dls.train_ds), device=self.dls.device)
+    def before_fit(self):
+        if not hasattr(self.dls.train, 'get_idxs'): raise ValueError(f"HardExamples chooses the items of an epoch, and the training loader is "
+            f"PyTorch's {type(self.dls.train).__name__}, which has its own order. Give a TensorDL or a loader of fastai.")
+        self.scores = torch.zeros(len(self.dls.train_ds), device=self.dls.device)
 
     def _pick_idxs(self):
         order = self.scores.argsort(descending=True)
@@ -96,6 +100,7 @@ class StopAt(_CheckedTracker):
 class KeepBest(_CheckedTracker):
     "End the fit with the weights of its best epoch"
     order = 61
+    best_weights = validated = None
     def before_fit(self):
         super().before_fit()
         self.best_weights = self.validated = None
@@ -110,7 +115,8 @@ class KeepBest(_CheckedTracker):
 
     def after_fit(self):
         super().after_fit()
-        if self.best_weights: self.model.load_state_dict(self.best_weights)
+        if self.best_weights and self.train_iter: self.model.load_state_dict(self.best_weights)
+        self.best_weights = self.validated = None
 
 # %% ../../nbs/31_callback.training.ipynb #c34a4063
 def _update_average(averages, weights, n, decay):
@@ -121,6 +127,7 @@ def _update_average(averages, weights, n, decay):
 # %% ../../nbs/31_callback.training.ipynb #36f27092
 class EMA(Callback):
     "Validate with a moving average of the weights and buffers, and end the fit with it"
+    average,swapped = None,False
     def __init__(self,
         decay:float=.999 # how much of the average remains at each step, 0 to 1
     ):
@@ -129,15 +136,26 @@ class EMA(Callback):
 
     def before_fit(self):
         self.average = AveragedModel(self.model, multi_avg_fn=partial(_update_average, decay=self.decay), use_buffers=True)
-        self.training_model = None
+        self.swapped = False
 
     def after_step(self): self.average.update_parameters(self.model)
 
-    def before_validate(self):
-        if self.average.n_averaged: self.training_model,self.learn.model = self.learn.model,self.average.module.eval()
-
-    def after_validate(self):
-        if self.training_model: self.learn.model,self.training_model = self.training_model,None
-
     def after_fit(self):
-        if self.average.n_averaged: self.model.load_state_dict(self.average.module.state_dict())
+        if self.average and self.train_iter and self.average.n_averaged: self.model.load_state_dict(self.average.module.state_dict())
+        self.average = None
+
+# %% ../../nbs/31_callback.training.ipynb #ac00f2f7
+@patch
+def _swap(self:EMA):
+    self.swapped = not self.swapped
+    for a,b in zip(*(chain(o.parameters(), o.buffers()) for o in (self.model,self.average.module))): a.data,b.data = b.data,a.data
+
+@patch
+def before_validate(self:EMA):
+    if self.average.n_averaged and not self.swapped: self._swap()
+
+@patch
+def after_validate(self:EMA):
+    if self.swapped: self._swap()
+
+EMA.after_cancel_epoch = EMA.after_cancel_fit = EMA.cleanup_fit = EMA.after_validate

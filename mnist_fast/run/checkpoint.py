@@ -29,8 +29,9 @@ class Checkpoint(Callback):
         store_attr(but='folder')
         self.folder,self.n_fits,self.position,self.saved = Path(folder),0,(0,0,0),None
 
-    def before_fit(self): self.learn._with_events = self._wrap_epoch
+    def before_fit(self): self.learn._with_events = partial(self._with_skips, self.learn)
     def after_fit(self): vars(self.learn).pop('_with_events', None)
+    cleanup_fit = after_fit
     def before_train(self): self.pass_start = self._rng_state()
 
 # %% ../../nbs/82_run.checkpoint.ipynb #aca7e19b
@@ -58,14 +59,14 @@ def _files(self:Checkpoint): return sorted(self.folder.glob('checkpoint-*.safete
 
 @patch
 def _start_fit(self:Checkpoint):
-    self.n_fits,self.last_save = self.n_fits+1,time.monotonic()
-    if self.n_fits==1:
+    if not self.n_fits:
         if not rank_distrib(): [o.unlink() for o in self.folder.glob('.checkpoint-*')]
         files = self._files()
         if files and not self.resume: raise ValueError(f"{self.folder}: there are checkpoints of another run. "
             "Give resume=True to resume from them, or choose another folder.")
         if files: self._load_newest(files)
-    if self.saved and self.position[0]==self.n_fits: self._check_fit()
+    if self.saved and self.position[0]==self.n_fits+1: self._check_fit()
+    self.n_fits,self.last_save = self.n_fits+1,time.monotonic()
 
 @patch
 def _load_newest(self:Checkpoint, files):
@@ -98,20 +99,26 @@ def _check_fit(self:Checkpoint):
 
 # %% ../../nbs/82_run.checkpoint.ipynb #4c49e5a4
 @patch
-def _wrap_epoch(self:Checkpoint, f, event_type, *args):
-    "Replaces `Learner._with_events`: skips the epochs that are done, and restores the saved state after the last of them"
-    run = partial(type(self.learn)._with_events, self.learn, f, event_type, *args)
-    if event_type!='epoch': return run()
-    if self.epoch==0: self._start_fit()
-    now,n_done = (self.n_fits,self.epoch),self.position[2]
-    if now==self.position[:2] and n_done: self.learn.all_batches = self._rest_of_pass
-    if now>=self.position[:2]: return run()
-    if (self.n_fits,self.epoch+1,0)==self.position: self._restore()
+def _with_skips(self:Checkpoint, learn, f, part, *args):
+    "Replaces `Learner._with_events`: skips the epochs and batches that are done, and restores the saved state after the last of them"
+    run = partial(type(learn)._with_events, learn)
+    if part=='fit': del learn._with_events # left over from a fit that an exception ended
+    if part not in ('epoch','train'): return run(f, part, *args)
+    if part=='epoch' and learn.epoch==0: self._start_fit()
+    now = self.n_fits,learn.epoch
+    if now<self.position[:2]:
+        if (self.n_fits,learn.epoch+1,0)==self.position: self._restore()
+        return
+    if not self.saved or now!=self.position[:2]: return run(f, part, *args)
+    learn.dl = learn.dls.train
+    try: run(self._rest_of_pass if part=='train' else f, part, *args)
+    finally:
+        if self.saved: self._restore()
 
+# %% ../../nbs/82_run.checkpoint.ipynb #38c772c2
 @patch
 def _rest_of_pass(self:Checkpoint):
-    "Replaces `Learner.all_batches` once: the same pass through the loader, without the batches that are done"
-    del self.learn.all_batches
+    "In place of `Learner.all_batches`: the same pass through the loader, without the batches that are done"
     mine = self._restore()
     self.pass_start = mine['pass_start']
     self._set_rng_state(self.pass_start)

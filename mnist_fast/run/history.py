@@ -35,12 +35,19 @@ def _stopwatch():
 class History(Callback):
     "Write `history.csv`, a row an epoch, and `history.jsonl`, which also has rows for batches and the reason why a fit was stopped"
     order = 55
+    rows,files,is_fitting = (),None,False
     def __init__(self,
         folder:str|Path, # created if it does not exist; each fit starts its files again
         every:int|None=None # batches between two rows in `history.jsonl`; by default only rows of epochs
     ): self.folder,self.every = Path(folder),every
 
-    def before_fit(self): self.rows,self.files = [],None
+    def before_fit(self):
+        self.cleanup_fit()
+        self.rows,self.is_fitting = [],True
+
+    def cleanup_fit(self):
+        for f in self.files or (): f.close()
+        self.files,self.is_fitting = None,False
 
     def before_epoch(self):
         self.seconds,self.clock = 0.,_stopwatch()
@@ -61,9 +68,9 @@ def after_epoch(self:History):
 
 @patch
 def after_fit(self:History):
-    for o in filter(None, (vars(cb).get('stopped') for cb in self.learn.cbs)):
-        if self.rows: self._write_row(dict(stopped=o))
-    for f in self.files or (): f.close()
+    if self.is_fitting and self.rows:
+        for o in filter(None, (vars(cb).get('stopped') for cb in self.learn.cbs)): self._write_row(dict(stopped=o))
+    self.cleanup_fit()
 
 # %% ../../nbs/83_run.history.ipynb #ffe3675c
 def _epochs(rows): return [o for o in rows if 'train_loss' in o]
