@@ -8,6 +8,8 @@ from .data.idx import DataError, Digits
 from .data.cache import cache_file, read_cache
 from .data.download import *
 from .data.source import *
+from .data.dataset import *
+from .data.show import *
 from .data.loader import *
 from .baseline import *
 from .loss import *

@@ -27,12 +27,12 @@ def _check_binary(targets):
         "for ten digits use `mnist_loss10` or cross-entropy.")
 
 # %% ../nbs/21_loss.ipynb #7aab459a
-def _reduce(x, reduction): return x if reduction=='none' else getattr(x, reduction)()
+def _reduce(x, reduction): return x.flatten() if reduction=='none' else getattr(x, reduction)()
 
 def mnist_loss(
     predictions:Tensor, # any numbers, before the sigmoid, shaped like `targets`
     targets:Tensor, # 1 for a three, 0 for a seven
-    reduction:str='mean' # 'mean', 'sum' or 'none'
+    reduction:str='mean' # 'mean', 'sum' or 'none': one number for each target, `[B]`
 )->Tensor: # each distance lies between 0 and 1
     "Mean distance of `sigmoid(predictions)` from the targets (fast.ai book, chapter 4); raises `ValueError` for other shapes or labels"
     _check_shape(predictions, targets, targets.shape)
@@ -82,13 +82,14 @@ def cross_entropy(
 def binary_cross_entropy(
     predictions:Tensor, # any numbers, before the sigmoid, shaped like `targets`
     targets:Tensor, # 1 for a three, 0 for a seven
-    reduction:str='mean', # 'mean', 'sum' or 'none'
+    reduction:str='mean', # 'mean', 'sum' or 'none': one number for each target, `[B]`
     ls:float=0. # label smoothing: this share of each target is spread evenly over both
 )->Tensor: # 0 or more
     "Minus the logarithm of the right answer's probability; raises `ValueError` for other shapes or labels"
     _check_shape(predictions, targets, targets.shape)
     _check_binary(targets)
-    return F.binary_cross_entropy_with_logits(predictions, targets*(1-ls)+ls/2, reduction=reduction)
+    loss = F.binary_cross_entropy_with_logits(predictions, targets*(1-ls)+ls/2, reduction=reduction)
+    return loss.flatten() if reduction=='none' else loss
 
 # %% ../nbs/21_loss.ipynb #c1ebef46
 def class_probs(

@@ -7,8 +7,9 @@ from fastai.basics import accuracy, accuracy_multi, BCEWithLogitsLossFlat, Cross
 from fastai.callback.progress import ProgressCallback
 from hypothesis import given, settings, strategies as st
 
-from mnist_fast.data import idx, loader
-from mnist_fast.data.loader import TensorDL, TensorDS, mnist_dls, three_seven_dls
+from mnist_fast.data import dataset, idx
+from mnist_fast.data.dataset import TensorDS
+from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
 from mnist_fast.data.source import embedded_digits, get_digits, read_folder
 
 ## Digits that do not fit
@@ -212,7 +213,7 @@ def test_rows(mapped):
     x,y,i = _items(9),torch.arange(9),tensor([4,2,2,8,0])
     ds = TensorDS(x, y, i)
     for o in ds,TensorDS(ds.x, ds.y),TensorDL(ds.x, ds.y).dataset:
-        assert len(o)==5 and isinstance(o.x, loader._RowsView) and torch.equal(o.y, i)
+        assert len(o)==5 and isinstance(o.x, dataset._RowsView) and torch.equal(o.y, i)
         for j in 3,-1,slice(1,4),slice(None),tensor([3,0]): assert torch.equal(o[j][0], x[i][j]/255) and torch.equal(o[j][1], y[i][j])
     assert torch.equal(ds.x[1:3], x[i][1:3]) and torch.equal(ds.x.float().mean(), x[i].float().mean()) and ds.x.shape==(5,3)
     part = TensorDS(ds.x, ds.y, tensor([3,1]))
