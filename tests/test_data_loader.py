@@ -1,15 +1,19 @@
 "Loaders: passes, seeds, looks, refusals; the two tasks; batches of sets larger than memory"
-import gzip, os, pickle, re, resource, shutil
+import gzip, itertools, os, pickle, random, re, resource, shutil
 
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from data_files import *
-from fastai.basics import accuracy, accuracy_multi, BCEWithLogitsLossFlat, CrossEntropyLossFlat, Learner, nn, partial, set_seed, tensor
+from conftest import names, quiet
+from fastai.basics import (accuracy, accuracy_multi, BCEWithLogitsLossFlat, Callback, chunked, CrossEntropyLossFlat, DataLoader, DataLoaders, first, Learner, load_learner,
+    nn, noop, partial, set_seed, SkipItemException, stop, Tensor, tensor)
 from fastai.callback.progress import ProgressCallback
 from hypothesis import given, settings, strategies as st
 
 from mnist_fast.data import dataset, idx
 from mnist_fast.data.dataset import TensorDS
-from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
+from mnist_fast.data.loader import TensorDL, _changed, mnist_dls, three_seven_dls
+from mnist_fast.learner import tasks
+from mnist_fast.recipe import recipes
 from mnist_fast.data.source import embedded_digits, get_digits, read_folder
 
 ## Digits that do not fit
@@ -149,6 +153,235 @@ def test_learner(f, n, loss, read_or_mapped):
     dls.valid.show_batch(max_n=5)
     assert [o.get_title() for o in plt.gcf().axes if o.images]==[vocab[int(a)] for a in y[:5]]
     plt.close('all')
+
+## As fastai's loader
+
+items = list(zip(_items(11).float()/255, torch.arange(11)))
+ones = []
+
+def _odd_out(o):
+    if o[1]%2: raise SkipItemException
+    return o
+
+def _first_six(s): return items[s] if s<6 else stop()
+
+own = dict(after_item=lambda o: (o[0]*2,o[1]+1), skipped=('after_item',_odd_out), create_item=lambda s: items[10-s], stopped=('create_item',_first_six),
+    before_batch=lambda b: b[::-1], create_batch=lambda b: (torch.stack([o[0] for o in b]).sum(0),len(b)), retain=lambda res,b: res[::-1],
+    do_batch=lambda b: [len(b)], create_batches=lambda samps: (tensor(o) for o in chunked(samps, 3)), sample=lambda: iter([3,1,2,0,9]),
+    after_batch=lambda b: (b[1],), long=('get_idxs',lambda: [*range(11)]*3), short=('get_idxs',lambda: [2,1]), none=('get_idxs',lambda: []),
+    array=('get_idxs',lambda: np.arange(11)[::-1]), tensor=('get_idxs',lambda: torch.arange(11).repeat(2)), generator=('get_idxs',lambda: (i for i in range(7))),
+    from_the_end=('get_idxs',lambda: [-1,0,-11]), same=('get_idxs',lambda: [4]*11), do_item=lambda s: items[s][1], chunkify=lambda b: chunked(b, 2))
+settings_alike = [dict(), dict(drop_last=True), dict(batch_size=3), dict(n=6), dict(num_workers=2), dict(num_workers=3, drop_last=True), dict(pin_memory=True),
+    dict(num_workers=1, timeout=60, persistent_workers=True)]
+
+def _made(cls, way, k, f, **kw):
+    "A loader whose method `k` is `f`, given as an argument, by a subclass or as an attribute"
+    if way=='subclass': cls = type('Own', (cls,), {k: staticmethod(f)})
+    dl = cls(items, **{'bs': 4, **kw, **({k: f} if way=='argument' else {})})
+    if way=='attribute': setattr(dl, k, f)
+    return dl
+
+def _same(a, b):
+    if isinstance(a, Tensor): return type(a) is type(b) and a.dtype==b.dtype and torch.equal(a, b)
+    return type(a) is type(b) and len(a)==len(b) and all(map(_same, a, b)) if isinstance(a, (tuple,list)) else a==b
+
+def _alike(ours, theirs):
+    "Two passes, the first batch, and where fastai's `len` is that of its pass, that too"
+    for _ in range(2): assert _same(a := list(ours), b := list(theirs)), (a,b)
+    if b and not theirs.timeout: assert _same(ours.one_batch(), theirs.one_batch())
+    assert len(a)==len(ours) or _changed(ours, 'sample', 'create_batches', 'create_item', 'after_item', 'chunkify')
+    if len(theirs)==len(b): assert len(ours)==len(theirs)
+
+@pytest.mark.filterwarnings('ignore:.*pin_memory')
+@each('kw', settings_alike, ids=str)
+def test_settings_alike(kw): _alike(TensorDL(items, **{'bs':4, **kw}), DataLoader(items, **{'bs':4, **kw}))
+
+@each('way', ['argument','subclass','attribute'])
+@each('kw', [dict(), dict(drop_last=True, bs=3), dict(num_workers=2)], ids=str)
+@each('name', own)
+def test_methods_alike(name, way, kw):
+    k,f = own[name] if isinstance(own[name], tuple) else (name,own[name])
+    if way=='argument' and k not in DataLoader._methods: return
+    ours = _made(TensorDL, way, k, f, **kw)
+    _alike(ours, _made(DataLoader, way, k, f, **kw))
+    if way!='attribute' or k in DataLoader._methods: assert _same(list(ours.new()), list(ours))
+
+@each('way', ['argument','subclass','attribute'])
+def test_shuffle_fn(way):
+    ours,theirs = (_made(cls, way, 'shuffle_fn', lambda idxs: idxs[::-2], shuffle=True) for cls in (TensorDL,DataLoader))
+    _alike(ours, theirs)
+    assert len(ours)==2 and ours.new(shuffle=False).one_batch()[1].tolist()==[0,1,2,3]
+
+def test_events_alike():
+    def calls(cls):
+        seen = []
+        dl = cls(items, bs=4, num_workers=1, wif=lambda: ones.append(1), after_item=lambda o: (o[0],o[1]+len(ones)),
+            before_iter=lambda: seen.append('before'), after_iter=lambda: seen.append('after'))
+        return [b[1].tolist() for b in dl],seen,ones
+    assert calls(TensorDL)==calls(DataLoader)==([[1,2,3,4],[5,6,7,8],[9,10,11]],['before','after'],[])
+
+@each('seed', [None,3])
+@each('kw', [dict(after_item=noop), dict(num_workers=2)], ids=['items','workers'])
+def test_items_as_slices(seed, kw):
+    "The same order and the same bits, however a batch is made"
+    def passes(**kw):
+        set_seed(1)
+        dl = TensorDL(made.x, made.y.long(), 7, True, seed=seed, **kw)
+        return [list(dl) for _ in range(2 if seed else 1)]
+    assert _same(passes(), passes(**kw))
+
+def test_without_labels_by_item(): assert [len(o) for o in TensorDL(_items(9), bs=4, after_item=noop)]==[1]*3
+
+def test_endless_order():
+    dl = TensorDL(items, bs=4, get_idxs=lambda: itertools.cycle([1,2]))
+    assert [b[1].tolist() for b in itertools.islice(dl, 3)]==[[1,2,1,2]]*3 and dl.one_batch()[1].tolist()==[1,2,1,2]
+
+@each('idxs', [[[1,2]], [.5,1.], [True]*11, [11], [-12]], ids=str)
+def test_bad_order(idxs):
+    dl = TensorDL(items, get_idxs=lambda: idxs)
+    for f in list,len:
+        with pytest.raises(IndexError) as e: f(dl)
+        names(e, 'order of a pass', 'Give whole numbers')
+
+def test_order_is_drawn_once():
+    "`len`, before a pass and within it, draws no other order; a new function does"
+    n = []
+    def order():
+        n.append(1)
+        return list(range(len(n)))
+    dl = TensorDL(items, bs=1, get_idxs=order)
+    for i in 1,2,3:
+        assert len(dl)==len(dl)==i
+        assert [len(dl) for _ in dl]==[i]*i and len(n)==i
+    assert len(dl)==4
+    dl.get_idxs = lambda: [5]*7
+    assert len(dl)==7 and [b[1].item() for b in dl]==[5]*7
+
+@each('kind', ['torch','numpy','python','own'])
+def test_look_at_own_order(kind):
+    "An own order is the same after a look at it, whose ever random numbers it draws"
+    gen = np.random.default_rng(0)
+    draw = dict(torch=lambda: torch.randperm(11), numpy=lambda: np.random.permutation(11), python=lambda: random.sample(range(11), 11), own=lambda: gen.permutation(11))
+    def passes(look):
+        nonlocal gen
+        set_seed(1)
+        gen,dl = np.random.default_rng(0),TensorDL(items, bs=4, get_idxs=draw[kind], after_batch=lambda b: (b[0],b[1]+torch.randint(9, (1,))))
+        if look: first_look = [len(dl),dl.one_batch(),dl.one_batch(),dl.show_batch(show=False, b=(made.x[:2],made.y[:2]))][1]
+        res = [list(dl) for _ in range(2)]
+        assert not look or _same(first_look, res[0][0])
+        return res
+    assert _same(passes(False), passes(True))
+
+def test_fit_own_order():
+    "As many batches as the order has: no batch is empty, none is left out"
+    for idxs in [3,1,4],torch.arange(11).repeat(3):
+        dl = TensorDL(*zip(*items), bs=4, get_idxs=lambda: idxs)
+        learn = Learner(DataLoaders(dl, dl), nn.Linear(3, 11), CrossEntropyLossFlat(), cbs=Seen())
+        with learn.no_logging(): learn.fit(2)
+        assert learn.seen==2*[min(4, len(idxs)-i) for i in range(0, len(idxs), 4)] and np.isfinite(learn.recorder.values).all()
+
+class Seen(Callback):
+    run_valid = False
+    def before_fit(self): self.learn.seen = []
+    def after_batch(self): self.learn.seen.append(len(self.x)); assert self.n_iter==len(self.dl)
+
+## Weights
+
+def _labels(dl): return torch.cat([b[1] for b in dl])
+
+def test_weights():
+    w = torch.tensor([0.,1,2,3,4]*20)
+    mk = lambda **kw: TensorDL(_items(100), torch.arange(100), 32, True, seed=1, **{'weights': w, **kw})
+    dl = mk(n=50_000)
+    drawn = _labels(dl)
+    want = w/w.sum()*50_000
+    assert len(drawn)==50_000 and ((drawn.bincount(minlength=100)-want).abs()<=6*want.sqrt()).all()
+    a,b = mk(),mk(weights=w.tolist())
+    assert len(a)==4 and torch.equal(first_two := _labels(a), _labels(b)) and not torch.equal(first_two, _labels(a))
+    assert torch.equal(_labels(a.new()), first_two) and a.one_batch()[1].tolist()==a.one_batch()[1].tolist()
+    assert _labels(a.new(shuffle=False)).tolist()==list(range(100))
+    assert a.new(_items(5), torch.arange(5)).weights is None and _labels(a.new(get_idxs=lambda: [3])).tolist()==[3]
+
+def test_weights_of_a_task():
+    "The loader of a task gets weights by `new`; predictions take each item once"
+    dls = mnist_dls(made, bs=16, seed=1)
+    dls.train = dls.train.new(weights=(dls.train_ds.y==3).float())
+    assert _labels(dls.train).unique().tolist()==[3] and len(_labels(dls.train))==len(made.y)
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), CrossEntropyLossFlat())
+    assert torch.equal(learn.get_preds(0)[1].cpu(), made.y.long()) and len(learn.get_preds(dl=dls.train)[1])==len(made.y)
+
+@each('kw,words', [(dict(weights=[1]*8),'shape .8,. for 9'), (dict(weights=[1]*8+[-1]),'0 or more'), (dict(weights=[0]*9),'not all'),
+    (dict(weights=[1.]*8+[np.nan]),'0 or more'), (dict(weights=[1]*9, shuffle=False),'Give shuffle=True'), (dict(weights=[1]*9, get_idxs=lambda: [1]),'neither get_idxs')])
+def test_bad_weights(kw, words):
+    with pytest.raises(ValueError) as e: TensorDL(_items(9), **{'shuffle': True, **kw})
+    names(e, words)
+
+## Settings
+
+@each('kw', [dict(num_workers=2), dict(pin_memory=True), dict(timeout=9, num_workers=1), dict(persistent_workers=True, num_workers=1), dict(n=5), dict(bs=3), dict(shuffle=True),
+    dict(drop_last=True), dict(seed=3), dict(vocab=list('abc')), dict(after_batch=noop), dict(after_item=noop), dict(get_idxs=lambda: [1])], ids=str)
+def test_new_keeps(kw):
+    dl,(k,want) = TensorDL(items, **kw).new(),next(iter(kw.items()))
+    assert getattr(dl.fake_l if k in ('num_workers','persistent_workers') else dl, k)==want and (k!='n' or len(_labels(dl))==5)
+
+def test_new_class():
+    class Other(TensorDL): pass
+    assert type(TensorDL(items).new(cls=Other)) is Other
+
+@each('kw,error', [(dict(shufle=True),TypeError), (dict(indexed=False),ValueError), (dict(n=12),ValueError)])
+def test_refused_settings(kw, error):
+    with pytest.raises(error) as e: TensorDL(items, **kw)
+    names(e, next(iter(kw)))
+
+def test_workers_need_memory():
+    with pytest.raises(ValueError) as e: list(TensorDL(items, device='meta', num_workers=2))
+    names(e, 'num_workers is 2', 'meta', 'num_workers=0')
+
+def test_pairs():
+    "A list of pairs as a dataset, with labels of one axis or two"
+    for y in torch.arange(11),torch.arange(11)[:,None]:
+        x = _items(11)
+        assert _same(list(TensorDL(list(zip(x, y)), bs=4)), list(TensorDL(x, y, bs=4)))
+    assert TensorDL([(np.zeros((2,2), np.uint8),i) for i in range(3)]).one_batch()[1].tolist()==[0,1,2]
+
+## Pictures
+
+def _axes(): return plt.gcf().axes
+
+@each('f', [mnist_dls,three_seven_dls])
+def test_show_batch(f):
+    "fastai's arguments: a grid of its own, its size, axes that are given, no picture at all"
+    dls = f(made, bs=16, shuffle=False)
+    names_ = [dls.vocab[int(o)] for o in dls.one_batch()[1]]
+    dls.show_batch(nrows=1, ncols=4, figsize=(8,2))
+    assert plt.gcf().get_size_inches().tolist()==[8,2] and [o.get_title() for o in _axes()]==names_[:4]
+    dls.show_batch(max_n=5, ncols=3, cmap='Blues')
+    assert [len(o.images) for o in _axes()]==[1]*5+[0] and not any(o.axison for o in _axes()) and {o.images[0].cmap.name for o in _axes()[:5]}=={'Blues'}
+    dls.show_batch(unique=True, max_n=3)
+    assert [o.get_title() for o in _axes()]==names_[:1]*3
+    fig,axs = plt.subplots(1, 2)
+    dls.show_batch(ctxs=axs)
+    assert [o.get_title() for o in fig.axes]==names_[:2]
+    x,y,its = dls.show_batch(show=False, max_n=3)
+    assert [t for _,t in its]==names_[:3] and len(x)==3
+    plt.close('all')
+
+## Export
+
+@each('task,recipe', [(t,r) for t in recipes for r in recipes[t]])
+def test_export(tmp_path, task, recipe):
+    "What `load_learner` reads predicts the same, and holds no digits"
+    mk_dls,mk_learner = tasks[task]
+    learn = mk_learner(mk_dls('digits', bs=64, seed=1, device='cpu'), recipe, path=tmp_path, seed=1)
+    with quiet(learn):
+        learn.fit(1)
+        n,x = len(learn.dls.train_ds),learn.dls.valid_ds.x[:3]
+        learn.export('a.pkl')
+        other = load_learner(tmp_path/'a.pkl')
+        assert len(learn.dls.train_ds)==n and len(other.dls.train_ds)==len(other.dls.valid_ds)==0
+        for o in x: assert all(map(_same, [str(learn.predict(o)[0]),*learn.predict(o)[1:]], [str(other.predict(o)[0]),*other.predict(o)[1:]]))
+        assert _same(*(o.get_preds(dl=o.dls.test_dl(list(x)))[0] for o in (learn,other)))
+    assert (tmp_path/'a.pkl').stat().st_size<4*sum(p.numel() for p in learn.model.parameters())+200_000
 
 ## Validation sets
 

@@ -1,9 +1,10 @@
 "Looking inside a model: what is drawn and listed is so, the learner stays as it was, and bad input gets one clear sentence"
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
+import importlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, re, sys, torch, types
 from conftest import names, quiet
 from copy import deepcopy
-from fastai.callback.all import ActivationStats
+from fastai.callback.all import ActivationStats, MixUp
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD, tensor
+from fastai.interpret import ClassificationInterpretation
 from mnist_fast.callback.monitor import GradNorm
 from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
 from mnist_fast.data.source import get_digits
@@ -203,6 +204,83 @@ def test_bad_loaders(learn):
     with pytest.raises(ValueError, match='no labels'): most_wrong(learn, dl=TensorDL(learn.dls.valid.dataset.x))
     three = Learner(learn.dls, mnist_model('linear', n_out=3), lambda p,t: p.mean())
     with pytest.raises(ValueError, match='3 classes'): plot_confusion(three)
+
+# fastai's own tools
+
+def interpretation(learn):
+    with quiet(learn): return ClassificationInterpretation.from_learner(learn)
+
+def titles(fig): return [ax.get_title() for ax in fig.axes if ax.images]
+
+def test_top_losses(learn):
+    "The losses of the model asked directly, their items, and pictures that say what these are"
+    y,p = by_hand(learn, learn.dls.valid)
+    x,targ = learn.dls.valid.dataset[:]
+    with torch.no_grad(): want = learn.loss_func(learn.model(x), targ, reduction='none')
+    interp,vocab = interpretation(learn),learn.dls.vocab
+    assert torch.allclose(interp.losses, want.flatten(), rtol=1e-4, atol=1e-5) and interp.losses.dim()==1
+    losses,idxs,items = interp.top_losses(3, items=True)
+    assert losses.tolist()==interp.losses.sort(descending=True)[0][:3].tolist()
+    assert all(torch.equal(o, x[i]) and torch.equal(t, targ[i]) for (o,t),i in zip(items, idxs))
+    with quiet(learn): interp.plot_top_losses(5, nrows=1, ncols=5, figsize=(10,3))
+    assert plt.gcf().get_size_inches().tolist()==[10,3]
+    _,idxs = interp.top_losses(5)
+    for title,i in zip(titles(plt.gcf()), idxs, strict=True):
+        pred,actual,loss,prob = re.fullmatch(r'(\d)/(\d) / (.*) / (.*)', title).groups()
+        assert (pred,actual)==(vocab[p[i].argmax()],vocab[y[i]]) and float(prob)==pytest.approx(p[i].max().item(), abs=.006)
+        assert float(loss)==pytest.approx(interp.losses[i].item(), abs=.006)
+    with quiet(learn): interp.plot_top_losses(range(2,4), largest=False)
+    assert len(titles(plt.gcf()))==2
+
+def test_show_results_of_items(learn):
+    y,p = by_hand(learn, learn.dls.valid)
+    interp,vocab = interpretation(learn),learn.dls.vocab
+    with quiet(learn): interp.show_results([4,0,2], nrows=3, ncols=1, figsize=(2,6))
+    assert titles(plt.gcf())==[f'{vocab[y[i]]} / {vocab[p[i].argmax()]}' for i in (4,0,2)] and plt.gcf().get_size_inches().tolist()==[2,6]
+    with quiet(learn): learn.show_results(max_n=4, nrows=2, figsize=(3,3), shuffle=False)
+    assert titles(plt.gcf())==[f'{vocab[y[i]]} / {vocab[p[i].argmax()]}' for i in range(4)] and len(plt.gcf().axes)==4
+    fig,axs = plt.subplots(1, 2)
+    with quiet(learn): learn.show_results(ctxs=axs, shuffle=False)
+    assert len(titles(fig))==2
+
+@pytest.fixture
+def tensorboard(monkeypatch):
+    "fastai's callback and what it writes, without the package that draws it in a browser"
+    written = []
+    class Writer:
+        def __init__(self, log_dir=None): written.clear()
+        def add_scalar(self, name, value, step): written.append((name,value))
+        def add_figure(self, name, fig, step): written.append((name,titles(fig)))
+        def close(self): written.append(('close',None))
+    for name in 'tensorboard','torch.utils.tensorboard': monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.delitem(sys.modules, 'fastai.callback.tensorboard', raising=False)
+    yield importlib.import_module('fastai.callback.tensorboard').TensorBoardCallback,written
+    sys.modules.pop('fastai.callback.tensorboard')
+
+@each('task', make)
+def test_tensorboard(task, tensorboard):
+    "After each epoch the metric, and pictures of the first batch with label and prediction"
+    cls,written = tensorboard
+    learn = make[task](recipe='linear', seed=0)
+    with quiet(learn): learn.fit(2, cbs=cls(trace_model=False, n_preds=4))
+    y,p = by_hand(learn, learn.dls.valid)
+    figs = [o for k,o in written if k=='Sample results']
+    assert len(figs)==2 and figs[-1]==[f'{learn.dls.vocab[y[i]]}\n{learn.dls.vocab[p[i].argmax()]}' for i in range(4)]
+    metric = learn.recorder.metric_names[3]
+    assert [v for k,v in written if k==metric]==[o[2] for o in learn.recorder.values] and written[-1]==('close',None)
+
+@each('task', make)
+def test_mixup(task):
+    "Each image's two losses are mixed by its own number"
+    learn = make[task](recipe='linear', seed=0, cbs=MixUp())
+    got = []
+    class Kept(Callback):
+        def after_loss(self):
+            if not self.training or got: return
+            with torch.no_grad(): a,b = (self.mix_up.old_lf(self.pred, *o, reduction='none').flatten() for o in (self.mix_up.yb1,self.yb))
+            got.extend([self.loss_grad.item(),torch.lerp(a, b, self.mix_up.lam.flatten()).mean().item()])
+    with quiet(learn): learn.fit(1, cbs=Kept())
+    assert got[0]==pytest.approx(got[1], rel=1e-5)
 
 @each('name,n_out', [('linear',1), ('linear',10), ('simple_net',1), ('simple_net',10)])
 def test_weights(name, n_out):

@@ -78,7 +78,8 @@ def get_idxs(self:TensorDL)->Tensor: # positions of the items
 # %% ../../nbs/14_data.loader.ipynb #af9d3f54
 def _positions(dl, idxs):
     "What `get_idxs` gives, as a tensor of positions where the items are"
-    idxs,n = torch.as_tensor(idxs if hasattr(idxs, '__len__') else list(idxs)),len(dl.dataset)
+    if not isinstance(idxs, Tensor): idxs = torch.as_tensor(np.array(idxs if hasattr(idxs, '__len__') else list(idxs)))
+    n = len(dl.dataset)
     if not len(idxs): return torch.arange(0, device=dl.device)
     if idxs.dim()!=1 or idxs.dtype==torch.bool or idxs.is_floating_point() or not -n<=idxs.min()<=idxs.max()<n: raise IndexError(
         f"The order of a pass has {idxs.dtype} of shape {tuple(idxs.shape)}. Give whole numbers, positions of the {n} items, in one list.")
