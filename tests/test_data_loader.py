@@ -4,8 +4,8 @@ import gzip, itertools, os, pickle, random, re, resource, shutil
 import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from data_files import *
 from conftest import names, quiet
-from fastai.basics import (accuracy, accuracy_multi, BCEWithLogitsLossFlat, Callback, chunked, CrossEntropyLossFlat, DataLoader, DataLoaders, first, Learner, load_learner,
-    nn, noop, partial, set_seed, SkipItemException, stop, Tensor, tensor)
+from fastai.basics import (accuracy, accuracy_multi, BCEWithLogitsLossFlat, Callback, chunked, CrossEntropyLossFlat, DataLoader, DataLoaders, L, Learner,
+    load_learner, nn, noop, partial, set_seed, SkipItemException, stop, Tensor, tensor)
 from fastai.callback.progress import ProgressCallback
 from hypothesis import given, settings, strategies as st
 
@@ -183,7 +183,7 @@ def _made(cls, way, k, f, **kw):
 
 def _same(a, b):
     if isinstance(a, Tensor): return type(a) is type(b) and a.dtype==b.dtype and torch.equal(a, b)
-    return type(a) is type(b) and len(a)==len(b) and all(map(_same, a, b)) if isinstance(a, (tuple,list)) else a==b
+    return type(a) is type(b) and len(a)==len(b) and all(map(_same, a, b)) if isinstance(a, (tuple,list,L)) else a==b
 
 def _alike(ours, theirs):
     "Two passes, the first batch, and where fastai's `len` is that of its pass, that too"
@@ -261,7 +261,8 @@ def test_order_is_drawn_once():
 def test_look_at_own_order(kind):
     "An own order is the same after a look at it, whose ever random numbers it draws"
     gen = np.random.default_rng(0)
-    draw = dict(torch=lambda: torch.randperm(11), numpy=lambda: np.random.permutation(11), python=lambda: random.sample(range(11), 11), own=lambda: gen.permutation(11))
+    draw = dict(torch=lambda: torch.randperm(11), numpy=lambda: np.random.permutation(11), python=lambda: random.sample(range(11), 11),
+        own=lambda: gen.permutation(11))
     def passes(look):
         nonlocal gen
         set_seed(1)
@@ -283,7 +284,9 @@ def test_fit_own_order():
 class Seen(Callback):
     run_valid = False
     def before_fit(self): self.learn.seen = []
-    def after_batch(self): self.learn.seen.append(len(self.x)); assert self.n_iter==len(self.dl)
+    def after_batch(self):
+        self.learn.seen.append(len(self.x))
+        assert self.n_iter==len(self.dl)
 
 ## Weights
 
@@ -318,8 +321,9 @@ def test_bad_weights(kw, words):
 
 ## Settings
 
-@each('kw', [dict(num_workers=2), dict(pin_memory=True), dict(timeout=9, num_workers=1), dict(persistent_workers=True, num_workers=1), dict(n=5), dict(bs=3), dict(shuffle=True),
-    dict(drop_last=True), dict(seed=3), dict(vocab=list('abc')), dict(after_batch=noop), dict(after_item=noop), dict(get_idxs=lambda: [1])], ids=str)
+@each('kw', [dict(num_workers=2), dict(pin_memory=True), dict(timeout=9, num_workers=1), dict(persistent_workers=True, num_workers=1), dict(n=5), dict(bs=3),
+    dict(shuffle=True), dict(drop_last=True), dict(seed=3), dict(vocab=list('abc')), dict(after_batch=noop), dict(after_item=noop),
+    dict(get_idxs=lambda: [1])], ids=str)
 def test_new_keeps(kw):
     dl,(k,want) = TensorDL(items, **kw).new(),next(iter(kw.items()))
     assert getattr(dl.fake_l if k in ('num_workers','persistent_workers') else dl, k)==want and (k!='n' or len(_labels(dl))==5)
@@ -342,7 +346,17 @@ def test_pairs():
     for y in torch.arange(11),torch.arange(11)[:,None]:
         x = _items(11)
         assert _same(list(TensorDL(list(zip(x, y)), bs=4)), list(TensorDL(x, y, bs=4)))
+        assert _same(list(TensorDL(zip(x, y), bs=4)), list(TensorDL(x, y, bs=4)))
     assert TensorDL([(np.zeros((2,2), np.uint8),i) for i in range(3)]).one_batch()[1].tolist()==[0,1,2]
+    with pytest.raises(TypeError) as e: TensorDL(items, 64)
+    names(e, 'y is 64', 'bs=64')
+
+def test_items_of_a_view(mapped):
+    "Rows that are not copied, one by one and through workers"
+    ds = TensorDS(_items(9), torch.arange(9), tensor([4,2,2,8,0]))
+    dl = TensorDL(ds, bs=2, num_workers=2)
+    assert [b[1].tolist() for b in dl]==[[4,2],[2,8],[0]] and _same(list(dl), list(dl.new(num_workers=0)))
+    assert _same(list(dl), list(dl.new(after_item=noop))) and _same(ds.items.iloc[[3,0]], L((x,y) for x,y in zip(*ds[tensor([3,0])])))
 
 ## Pictures
 

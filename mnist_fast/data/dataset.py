@@ -50,6 +50,8 @@ class TensorDS:
         y:Tensor|None=None, # labels, as many as images
         idxs:Tensor|None=None # positions of the items to take, by default all; a large part is not copied
     ):
+        if not hasattr(x, '__len__'): x = list(x)
+        if isinstance(y, int): raise TypeError(f"y is {y}. Give labels, and the size of a batch by its name: bs={y}.")
         if not len(x): raise ValueError("There are no images. Give at least one.")
         if y is None and isinstance(x[0], tuple): x,y = [*zip(*x),None][:2]
         self.x,self.y = x,y = _stack(x),_stack(y)
