@@ -196,8 +196,7 @@ def _alike(ours, theirs):
 @each('kw', settings_alike, ids=str)
 def test_settings_alike(kw): _alike(TensorDL(items, **{'bs':4, **kw}), DataLoader(items, **{'bs':4, **kw}))
 
-@each('way', ['argument','subclass','attribute'])
-@each('kw', [dict(), dict(drop_last=True, bs=3), dict(num_workers=2)], ids=str)
+@each('way,kw', [('argument',{}), ('subclass',{}), ('attribute',{}), ('attribute',dict(drop_last=True, bs=3)), ('attribute',dict(num_workers=2))], ids=str)
 @each('name', own)
 def test_methods_alike(name, way, kw):
     k,f = own[name] if isinstance(own[name], tuple) else (name,own[name])
