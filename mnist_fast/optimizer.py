@@ -11,12 +11,19 @@ from itertools import compress
 from fastai.basics import *
 
 # %% ../nbs/22_optimizer.ipynb #3ce04127
+def _groups(params):
+    "A list of parameters for each group; a group may come as a list, a tuple or a generator"
+    params = L(params)
+    groups = [params] if isinstance(first(params), Tensor) else [L(o) for o in params]
+    if groups and all(isinstance(p, Tensor) for g in groups for p in g): return groups
+    raise TypeError("`params` must hold tensors, at least one. Give `model.parameters()`, or a list of tensors for each group.")
+
 class BasicOptim(Optimizer):
     "The optimizer of chapter 4: `p -= lr * p.grad`"
     def __init__(self,
-        params:list, # tensors, or a list of tensors for each parameter group
+        params:Iterable, # tensors, or a list of tensors for each parameter group
         lr:float # learning rate
-    ): super().__init__(params, [], lr=lr)
+    ): super().__init__(_groups(params), [], lr=lr)
 
     def step(self, *args, **kwargs):
         "Move each parameter against its gradient"
@@ -41,24 +48,32 @@ def _decay(ps, gs, on, wd):
     return [next(new) if o else g for g,o in zip(gs, on)]
 
 # %% ../nbs/22_optimizer.ipynb #189ec5f6
+_below = dict(lr=math.inf, mom=1., wd=math.inf)
+
+def _check_hyper(k, v):
+    if k not in _below: raise ValueError(f"FastSGD has no hyperparameter {k!r}. It has {', '.join(_below)}.")
+    if not 0<=v<_below[k]: raise ValueError(f"{k} is {v}. Give a number that is 0 or more, and less than {_below[k]:g}.")
+
 class FastSGD(Optimizer):
     "SGD with momentum, Nesterov and L2 weight decay, all parameters of a group in one call; step for step `torch.optim.SGD`"
     def __init__(self,
-        params:list, # tensors, or a list of tensors for each parameter group
+        params:Iterable, # tensors, or a list of tensors for each parameter group
         lr:float|list, # learning rate, or one for each group
         mom:float|list=0., # momentum, 0 to 1; with 0 here a schedule can't turn it on later, as with fastai's `SGD`
         wd:float|list=0., # weight decay (L2), left out where the state of a parameter has `do_wd=False`
         nesterov:bool=False # Nesterov's momentum?
     ):
-        self.momentum,self.nesterov = max(L(mom))>0,nesterov
+        super().__init__(_groups(params), [], lr=lr, mom=mom, wd=wd)
+        self.momentum,self.nesterov = any(h['mom'] for h in self.hypers),nesterov
         if nesterov and not self.momentum: raise ValueError("Nesterov's variant needs momentum. Give `mom` above 0.")
-        for k,v in dict(lr=lr, mom=mom, wd=wd).items():
-            if not isinstance(v, slice) and min(L(v))<0: raise ValueError(f"{k} is {v}. Give 0 or more.")
-        super().__init__(params, [], lr=lr, mom=mom, wd=wd)
+
+    def _set_hyper(self, k, v):
+        for o in v: _check_hyper(k, o)
+        super()._set_hyper(k, v)
 
 # %% ../nbs/22_optimizer.ipynb #48536095
 @patch
-def _step(self:FastSGD, ps, gs, lr, mom, wd):
+def _step(self:FastSGD, ps, gs, lr, mom, wd, **kwargs):
     state = [self.state[p] for p in ps]
     if wd: gs = _decay(ps, gs, [s.get('do_wd', True) for s in state], wd)
     if self.momentum:
@@ -85,7 +100,11 @@ def zero_grad(self:FastSGD):
 
 @patch
 def load_state_dict(self:FastSGD,
-    sd:dict # the result of `state_dict`
+    sd:dict # the result of `state_dict`, also of another optimizer; what it doesn't have stays as it is
 ):
     "Use a copy of these hyperparameters and this state"
+    for h in sd['hypers']:
+        for k in h.keys() & _below.keys(): _check_hyper(k, h[k])
+    old = self.hypers
     Optimizer.load_state_dict(self, deepcopy(sd))
+    self.hypers = L({**a, **b} for a,b in zip(old, self.hypers))

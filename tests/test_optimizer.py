@@ -1,6 +1,10 @@
 "`FastSGD` makes the steps of `torch.optim.SGD`, bit for bit"
-import torch
+import pytest, torch
+from conftest import names
+from fastai.optimizer import Adam, RMSProp, SGD
+from functools import partial
 from hypothesis import given, settings, strategies as st
+from math import inf, nan
 from mnist_fast.optimizer import BasicOptim, FastSGD
 
 shapes = st.lists(st.lists(st.integers(1, 5), max_size=3).map(tuple), min_size=1, max_size=5)
@@ -80,3 +84,57 @@ def test_a_schedule_does_not_turn_momentum_on():
         p.grad = torch.ones(3)
         opt.step()
     assert torch.allclose(p, q-.2)
+
+@pytest.mark.parametrize('hyper,v', [('mom',1.5), ('mom',1.), ('mom',-.1), ('mom',nan), *((k,v) for k in ('lr','wd') for v in (nan,inf,-1.,-inf))])
+def test_refuses_numbers_that_ruin_the_weights(hyper, v):
+    "Wherever they come from: constructor, schedule, one of several groups, a saved state; the good numbers stay"
+    good,sets = dict(lr=.1, mom=.9, wd=.01),lambda opt: opt.set_hyper(hyper, v)
+    bad = dict(good, **{hyper: v})
+    state = lambda: FastSGD(params([(2,)], 0), **good).state_dict()
+    opt = FastSGD(params([(2,)], 0), **good)
+    for f in (lambda: FastSGD(params([(2,)], 0), **bad), lambda: sets(opt), lambda: FastSGD([[o] for o in params([(2,),(2,)], 0)], .1).set_hyper(hyper, [.1,v]),
+              lambda: opt.load_state_dict(dict(state(), hypers=[bad]))):
+        with pytest.raises(ValueError) as e: f()
+        names(e, f'{hyper} is {v}', 'less than (1|inf)')
+    assert list(opt.hypers)==[good]
+
+def test_refuses_hyperparameters_that_it_has_not():
+    with pytest.raises(ValueError) as e: FastSGD(params([(2,)], 0), .1).set_hyper('moms', .9)
+    names(e, 'moms', 'lr, mom, wd')
+
+@pytest.mark.parametrize('cls', [BasicOptim, FastSGD])
+@pytest.mark.parametrize('group', [tuple, list, iter, lambda o: dict(enumerate(o)).values()], ids=['tuple','list','generator','values'])
+@pytest.mark.parametrize('outer', [tuple, list, iter])
+def test_groups_of_any_kind(cls, group, outer):
+    a,b,c = params([(2,),(3,),(1,)], 0)
+    before = [p.detach().clone() for p in (a,b,c)]
+    opt = cls(outer([group([a,b]),group([c])]), lr=[.1,1.])
+    for p in (a,b,c): p.grad = torch.ones_like(p)
+    opt.step()
+    assert [len(o) for o in opt.param_lists]==[2,1]
+    for p,q,lr in zip((a,b,c), before, (.1,.1,1.)): torch.testing.assert_close(p.detach(), q-lr)
+
+@pytest.mark.parametrize('cls', [BasicOptim, FastSGD])
+@pytest.mark.parametrize('bad', [[], ['w'], [dict(params=[torch.ones(1)])], [torch.ones(1),'w']], ids=str)
+def test_refuses_what_is_no_parameter(cls, bad):
+    with pytest.raises(TypeError) as e: cls(bad, .1)
+    names(e, 'must hold tensors', 'list of tensors')
+
+def test_slices_as_in_fastai():
+    groups = lambda: [[o] for o in params([(2,),(2,),(2,)], 0)]
+    h = dict(lr=slice(.01,1.), mom=slice(.9), wd=slice(.01))
+    assert list(FastSGD(groups(), **h).hypers)==list(SGD(groups(), **h).hypers)
+
+@pytest.mark.parametrize('other', [Adam, partial(RMSProp, mom=.9), partial(SGD, mom=.5, wd=.1), partial(BasicOptim)], ids=['adam','rmsprop','sgd','basic'])
+@pytest.mark.parametrize('mom', [0.,.9])
+def test_loads_the_state_of_another_optimizer(other, mom):
+    "It goes on as fastai's `SGD` with L2 decay does, and keeps what it does not use; what is missing stays as it was"
+    mine,theirs,first = (params([(3,),(2,2)], 0) for _ in range(3))
+    start = other(first, lr=.1)
+    run(start, [first], 1, 3)
+    a,b = FastSGD(mine, lr=1., mom=mom),SGD(theirs, lr=1., mom=mom, decouple_wd=False)
+    for opt in (a,b): opt.load_state_dict(start.state_dict())
+    for h in b.hypers: h.setdefault('mom', mom), h.setdefault('wd', 0.)
+    for x,y in zip(run(a, [mine], 2, 3), run(b, [theirs], 2, 3)): assert torch.equal(x, y)
+    assert [*map(dict, a.hypers)]==[*map(dict, b.hypers)] and a.hypers[0]['lr']==.1
+    if other is Adam: other(first, lr=.1).load_state_dict(a.state_dict())
