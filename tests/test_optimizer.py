@@ -92,8 +92,9 @@ def test_refuses_numbers_that_ruin_the_weights(hyper, v):
     bad = dict(good, **{hyper: v})
     state = lambda: FastSGD(params([(2,)], 0), **good).state_dict()
     opt = FastSGD(params([(2,)], 0), **good)
-    for f in (lambda: FastSGD(params([(2,)], 0), **bad), lambda: sets(opt), lambda: FastSGD([[o] for o in params([(2,),(2,)], 0)], .1).set_hyper(hyper, [.1,v]),
-              lambda: opt.load_state_dict(dict(state(), hypers=[bad]))):
+    ways = [lambda: FastSGD(params([(2,)], 0), **bad), lambda: sets(opt), lambda: opt.load_state_dict(dict(state(), hypers=[bad]))]
+    ways.append(lambda: FastSGD([[o] for o in params([(2,),(2,)], 0)], .1).set_hyper(hyper, [.1,v]))
+    for f in ways:
         with pytest.raises(ValueError) as e: f()
         names(e, f'{hyper} is {v}', 'less than (1|inf)')
     assert list(opt.hypers)==[good]

@@ -7,11 +7,13 @@ __all__ = ['Callback', 'Learner', 'Counter', 'Recorder', 'OneCycle']
 
 # %% ../../nbs/51_scratch.learner.ipynb #d1e19ac6
 import math, torch
-from fastcore.all import GetAttr, L, class2attr, noop, patch, store_attr
-from tqdm.auto import tqdm
+from contextlib import contextmanager
+from fastcore.all import GetAttr, L, Path, class2attr, delegates, getcallable, noop, patch, store_attr
+from tqdm import tqdm
 
 from fastai.callback.core import *
-from fastai.torch_core import norm_bias_params, to_detach, to_device, trainable_params
+from fastai.learner import AvgLoss, load_model, mk_metric, replacing_yield, save_model
+from fastai.torch_core import join_path_file, norm_bias_params, to_detach, to_device, trainable_params
 from ..loss import mnist_loss
 from .loop import BasicOptim
 
@@ -27,6 +29,7 @@ class Callback(GetAttr):
     def __call__(self, event):
         wanted = event not in _batch_events or (self.run_train if self.learn.training else self.run_valid)
         if self.run and wanted: getattr(self, event, noop)()
+        if event=='after_fit': self.run = True
 
 # %% ../../nbs/51_scratch.learner.ipynb #363fcb5f
 class Learner(GetAttr):
@@ -38,27 +41,55 @@ class Learner(GetAttr):
         loss_func=mnist_loss, # called with predictions and labels
         opt_func=BasicOptim, # called with the parameters and `lr`; `BasicOptim` or an optimizer like fastai's
         lr:float=.001, # learning rate, unless `fit` gets another
-        metrics=(), # functions of predictions and labels
+        metrics=(), # functions of predictions and labels, or fastai's metrics
         cbs=() # callbacks, from here or from fastai
     ):
         store_attr('dls,model,loss_func,opt_func,lr')
-        self.metrics,self.cbs,self.opt,self.training,self.logger = L(metrics),L(),None,False,print
+        self.metrics,self.cbs,self.opt = L(metrics).map(mk_metric),L(),None
+        self.training,self.logger,self.create_mbar,self.path,self.model_dir = False,print,True,getattr(dls, 'path', Path('.')),'models'
         self.device = getattr(dls, 'device', None) or next(model.parameters(), torch.empty(0)).device
-        self.add_cbs([*(o() for o in self.default_cbs), *L(cbs)])
+        self.add_cbs([*self.default_cbs, *L(cbs)])
         self('after_create')
 
     x,y = property(lambda self: self.xb[0]),property(lambda self: self.yb[0])
+    to_detach = staticmethod(to_detach)
 
 # %% ../../nbs/51_scratch.learner.ipynb #c88ec309
 @patch
 def add_cbs(self:Learner,
-    cbs # callbacks
+    cbs # callbacks or their classes
 ):
     "Add callbacks to the Learner"
     for cb in L(cbs):
+        if isinstance(cb, type): cb = cb()
         cb.learn = self
         setattr(self, cb.name, cb)
         self.cbs.append(cb)
+    return self
+
+@patch
+def remove_cbs(self:Learner,
+    cbs # callbacks or their classes
+):
+    "Remove callbacks from the Learner"
+    gone = L(cbs)
+    for cb in self.cbs.filter(lambda o: o in gone or type(o) in gone):
+        self.cbs.remove(cb)
+        if vars(self).get(cb.name) is cb: delattr(self, cb.name)
+        cb.learn = None
+    return self
+
+# %% ../../nbs/51_scratch.learner.ipynb #47d484e2
+Learner.add_cb,Learner.remove_cb = Learner.add_cbs,Learner.remove_cbs
+
+@patch
+@contextmanager
+def added_cbs(self:Learner,
+    cbs # callbacks or their classes
+):
+    "Callbacks for a `with` block"
+    try: yield self.add_cbs(cbs)
+    finally: self.remove_cbs(cbs)
 
 @patch
 def __call__(self:Learner, event):
@@ -89,7 +120,7 @@ def _batch(self:Learner):
 # %% ../../nbs/51_scratch.learner.ipynb #630c6c96
 @patch
 def _batches(self:Learner):
-    for self.iter,b in enumerate(tqdm(self.dl, leave=False, disable=None)):
+    for self.iter,b in enumerate(tqdm(self.dl, leave=False, disable=None if self.create_mbar else True)):
         *xb,y = to_device(tuple(b), self.device)
         self.xb,self.yb = tuple(xb),(y,)
         self._with_events(self._batch, 'batch', CancelBatchException)
@@ -105,20 +136,30 @@ def _epoch(self:Learner):
     self._pass(self.dls.train, True, 'train', CancelTrainException)
     self._pass(self.dls.valid, False, 'validate', CancelValidException)
 
+# %% ../../nbs/51_scratch.learner.ipynb #b3b6911f
+@patch
+def no_bar(self:Learner):
+    "No progress bars in a `with` block"
+    return contextmanager(replacing_yield)(self, 'create_mbar', False)
+
+@patch
+def no_logging(self:Learner):
+    "No printed lines in a `with` block"
+    return contextmanager(replacing_yield)(self, 'logger', noop)
+
 # %% ../../nbs/51_scratch.learner.ipynb #1dcd7a00
 @patch
 def fit(self:Learner,
     n_epoch:int, # passes over the training set
     lr:float|None=None, # learning rate, by default the Learner's
-    cbs=() # callbacks for this fit alone
+    cbs=() # callbacks or their classes, for this fit alone
 ):
     "Train, and validate after each epoch"
     if self.opt is None: self.create_opt()
     self.opt.set_hyper('lr', self.lr if lr is None else lr)
-    self.n_epoch,kept = n_epoch,self.cbs.copy()
-    self.add_cbs(cbs)
-    try: self._with_events(self._fit, 'fit', CancelFitException)
-    finally: self.cbs = kept
+    self.opt.zero_grad()
+    self.n_epoch = n_epoch
+    with self.added_cbs(cbs): self._with_events(self._fit, 'fit', CancelFitException)
 
 @patch
 def _fit(self:Learner):
@@ -136,35 +177,46 @@ class Counter(Callback):
 class Recorder(Callback):
     "The history of a fit: `values` of each epoch; smoothed `losses` and learning rates `lrs` of each batch"
     order = 50
+    def __init__(self): self.avg_loss,self.losses,self.log = AvgLoss(),[],[]
+    mets = property(lambda self: [self.avg_loss,*self.metrics])
+
     def before_fit(self):
         self.values,self.losses,self.lrs,self.smooth = [],[],[],torch.zeros((), device=self.device)
-        self.metric_names = ['epoch','train_loss','valid_loss',*(m.__name__ for m in self.metrics)]
+        self.metric_names = ['epoch','train_loss','valid_loss',*self.metrics.attrgot('name')]
 
-    def before_epoch(self): self.log,self.sums,self.n = [],0,0
+    def before_validate(self):
+        for m in self.mets: m.reset()
 
-    def after_batch(self):
-        loss = to_detach(self.loss.mean(), cpu=False)
-        if self.training: self._add_train(loss)
-        else: self._add_valid(loss)
+    def before_epoch(self):
+        self.log,self.n_before = [],len(self.losses)
+        self.before_validate()
 
 # %% ../../nbs/51_scratch.learner.ipynb #11c90c7a
 @patch
+def after_batch(self:Recorder):
+    if self.training: self._add_train(to_detach(self.loss.mean(), cpu=False))
+    else:
+        for m in self.mets: m.accumulate(self.learn)
+
+@patch
 def _add_train(self:Recorder, loss):
     self.smooth = torch.lerp(loss, self.smooth, .98)
-    self.losses.append(self.smooth/(1-.98**(len(self.losses)+1)))
+    self.learn.smooth_loss = self.smooth/(1-.98**(len(self.losses)+1))
+    self.losses.append(self.learn.smooth_loss)
     self.lrs.append(self.opt.hypers[-1]['lr'])
-    self.log = self.losses[-1:]
 
 @patch
-def _add_valid(self:Recorder, loss):
-    n = len(self.y)
-    self.sums = self.sums + n*torch.stack([loss, *(m(self.pred, *self.yb) for m in self.metrics)])
-    self.n += n
+def after_train(self:Recorder): self.log += [o.item() for o in self.losses[self.n_before:][-1:]]
 
 # %% ../../nbs/51_scratch.learner.ipynb #3825ba88
+def _number(v): return v.item() if hasattr(v, 'item') else v
+
+@patch
+def after_validate(self:Recorder): self.log += [_number(m.value) for m in self.mets if m.value is not None]
+
 @patch
 def after_epoch(self:Recorder):
-    self.learn.final_record = [o.item() for o in [*self.log, *(self.sums/self.n if self.n else [])]]
+    self.learn.final_record,self.log = self.log,[self.epoch,*self.log]
     self.values.append(self.learn.final_record)
     self.logger(' '.join([f'epoch {self.epoch}:', *(f'{k} {v:.4f}' for k,v in zip(self.metric_names[1:], self.learn.final_record))]))
 
@@ -174,12 +226,40 @@ Learner.default_cbs = Counter,Recorder
 # %% ../../nbs/51_scratch.learner.ipynb #97701b1e
 @patch
 def validate(self:Learner,
-    dl=None # by default `dls.valid`
+    ds_idx:int=1, # 0: `dls.train`, 1: `dls.valid`
+    dl=None # in place of both
 )->list: # loss and metrics
     "Loss and metrics over all items, each counted once"
     self.recorder.before_epoch()
-    self._pass(self.dls.valid if dl is None else dl, False, 'validate', CancelValidException)
-    return (self.recorder.sums/self.recorder.n).tolist()
+    self._pass((self.dls.train,self.dls.valid)[ds_idx] if dl is None else dl, False, 'validate', CancelValidException)
+    return self.recorder.log
+
+# %% ../../nbs/51_scratch.learner.ipynb #d2451900
+def _activated(loss_func, out): return getcallable(loss_func, 'activation')(out)
+
+@patch
+def get_preds(self:Learner,
+    ds_idx:int=1, # 0: `dls.train`, 1: `dls.valid`
+    dl=None # in place of both
+)->tuple: # predictions and targets
+    "Predictions for each item, in the order of the loader"
+    if dl is None: dl = (self.dls.train,self.dls.valid)[ds_idx]
+    if hasattr(dl, 'new'): dl = dl.new(shuffle=False, drop_last=False)
+    gather = GatherPredsCallback()
+    with self.added_cbs(gather): self._pass(dl, False, 'validate', CancelValidException)
+    return _activated(self.loss_func, gather.preds),gather.targets
+
+@patch
+@torch.no_grad()
+def predict(self:Learner,
+    x # one item, as the loader gives it
+)->tuple: # label, its number, probabilities
+    "Prediction for one item"
+    x = x[None].to(self.device)
+    probs = _activated(self.loss_func, self.model.to(self.device).eval()(x))
+    dec = getcallable(self.loss_func, 'decodes')(probs)
+    label = self.dls.decode_batch((x,dec))[0][1] if hasattr(self.dls, 'decode_batch') else dec[0]
+    return label,dec[0],probs[0]
 
 # %% ../../nbs/51_scratch.learner.ipynb #0a83be5f
 @patch
@@ -189,6 +269,29 @@ def create_opt(self:Learner):
     self.opt = self.opt_func(trainable_params(self.model), lr=self.lr)
     if isinstance(self.opt, BasicOptim): return
     for p in norm_bias_params(self.model): self.opt.state[p]['do_wd'] = False
+
+# %% ../../nbs/51_scratch.learner.ipynb #14236de9
+@patch
+def _file(self:Learner, file): return join_path_file(file, self.path/self.model_dir, ext='.pth')
+
+@patch
+def save(self:Learner,
+    file:str, # name, without `.pth`
+    **kwargs # for fastai's `save_model`, such as `with_opt=False`
+)->Path: # the file
+    "Save the weights and the optimizer"
+    save_model(self._file(file), self.model, self.opt, **kwargs)
+    return self._file(file)
+
+@patch
+def load(self:Learner,
+    file:str, # name, without `.pth`
+    **kwargs # for fastai's `load_model`, such as `with_opt=False`
+)->Learner: # itself
+    "Load the weights and the optimizer"
+    if self.opt is None: self.create_opt()
+    load_model(self._file(file), self.model, self.opt, device=self.device, **kwargs)
+    return self
 
 # %% ../../nbs/51_scratch.learner.ipynb #b728207a
 def _cos_anneal(start, end, pos): return start + (1-math.cos(math.pi*pos))*(end-start)/2
@@ -208,3 +311,16 @@ class OneCycle(Callback):
         t = self.learn.pct_train
         for k,(start,top,end) in self.hypers.items():
             self.opt.set_hyper(k, _cos_anneal(start, top, t/self.pct) if t<self.pct else _cos_anneal(top, end, (t-self.pct)/(1-self.pct)))
+
+# %% ../../nbs/51_scratch.learner.ipynb #3ce6555c
+@patch
+@delegates(OneCycle.__init__)
+def fit_one_cycle(self:Learner,
+    n_epoch:int, # passes over the training set
+    lr_max:float|None=None, # highest learning rate, by default the Learner's
+    cbs=(), # more callbacks for this fit
+    **kwargs
+):
+    "Fit with `OneCycle`"
+    if self.opt is None: self.create_opt()
+    self.fit(n_epoch, cbs=[OneCycle(self.lr if lr_max is None else lr_max, **kwargs),*L(cbs)])

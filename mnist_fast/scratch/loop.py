@@ -89,6 +89,19 @@ def hypers(self:BasicOptim):
     "The hyperparameters of each parameter group, as in fastai"
     return [dict(lr=self.lr)]
 
+# %% ../../nbs/50_scratch.loop.ipynb #42ddf6a1
+@patch
+def state_dict(self:BasicOptim):
+    "What a saved model keeps of the optimizer"
+    return dict(state=[], hypers=self.hypers)
+
+@patch
+def load_state_dict(self:BasicOptim,
+    sd:dict # the result of `state_dict`
+):
+    "Use the learning rate of another optimizer"
+    self.lr = sd['hypers'][0]['lr']
+
 # %% ../../nbs/50_scratch.loop.ipynb #4ca535b0
 def calc_grad(
     xb:Tensor, # images
