@@ -1,8 +1,5 @@
 "The names for everyday use, ours after fastai's: `save_model` and `load_model` are the ones without pickle"
-from fastai.basics import *
-from fastai.callback.all import *
-from fastai.losses import *
-from fastai.metrics import *
+from fastai.vision.all import *
 
 from .data.idx import DataError, Digits
 from .data.cache import cache_file, read_cache

@@ -8,6 +8,7 @@ __all__ = ['model_registry', 'NormalizePixels', 'linear', 'count_params', 'simpl
 
 # %% ../nbs/23_model.ipynb #512288f0
 import torch
+from functools import wraps
 from inspect import signature
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -30,7 +31,18 @@ class NormalizePixels(nn.Module):
         x = x.reshape(-1, *self.shape)
         return x if (self.mean,self.std)==(0,1) else (x-self.mean).div_(self.std)
 
+# %% ../nbs/23_model.ipynb #c3749182
+def _makes_model(f):
+    "Raise a clear error where the function `f` is used as the model that it makes"
+    name = f.__name__
+    def wrong(*args, **kwargs): raise TypeError(f"{name} is no model, but makes one. Write Learner(dls, {name}()) or {name}()(xb).")
+    @wraps(f)
+    def inner(*args, **kwargs): return (wrong if any(isinstance(o, torch.Tensor) for o in args) else f)(*args, **kwargs)
+    inner.parameters = inner.to = inner.state_dict = wrong
+    return inner
+
 # %% ../nbs/23_model.ipynb #ce0784e3
+@_makes_model
 def linear(
     n_out:int=1 # number of outputs: 1 for 3-vs-7, 10 for all digits
 )->nn.Module: # 785 parameters for each output
@@ -45,6 +57,7 @@ def count_params(
     return sum(p.numel() for p in model.parameters())
 
 # %% ../nbs/23_model.ipynb #d597a441
+@_makes_model
 def simple_net(
     n_out:int=1, # number of outputs: 1 for 3-vs-7, 10 for all digits
     n_hidden:int=30 # hidden units
@@ -58,6 +71,7 @@ def _mnist_pixels(): return NormalizePixels(1, 28, 28, mean=.1307, std=.3081)
 def _conv_half(ni, nf, ks=3): return [nn.Conv2d(ni, nf, ks, stride=2, padding=ks//2, bias=False), nn.BatchNorm2d(nf), nn.ReLU()]
 
 # %% ../nbs/23_model.ipynb #200387ad
+@_makes_model
 def cnn(
     n_out:int=10, # number of outputs: 1 for 3-vs-7, 10 for all digits
     width:int=16 # channels of the first convolution; the others have two and four times as many
@@ -72,6 +86,7 @@ class FlattenNHWC(nn.Module):
     def forward(self, x): return x.permute(0,2,3,1).flatten(1)
 
 # %% ../nbs/23_model.ipynb #11712386
+@_makes_model
 def fast_cnn(
     n_out:int=10, # number of outputs: 1 for 3-vs-7, 10 for all digits
     width:int=16, # channels of the convolution
@@ -85,6 +100,7 @@ def fast_cnn(
 # %% ../nbs/23_model.ipynb #ace9f20b
 def _conv_same(ni, nf, *pool): return [nn.Conv2d(ni, nf, 3, padding=1, bias=False), *pool, nn.BatchNorm2d(nf), nn.ReLU(inplace=True)]
 
+@_makes_model
 def deep_cnn(
     n_out:int=10, # number of outputs: 1 for 3-vs-7, 10 for all digits
     widths:tuple=(32,64,128) # channels of the three stages
@@ -117,6 +133,7 @@ class SummedHeads(nn.Module):
 # %% ../nbs/23_model.ipynb #e6acf87a
 def _conv_valid(ni, nf, *pool): return [nn.Conv2d(ni, nf, 3, bias=False), *pool, nn.BatchNorm2d(nf), nn.ReLU(inplace=True)]
 
+@_makes_model
 def branch_cnn(
     n_out:int=10, # number of outputs: 1 for 3-vs-7, 10 for all digits
     widths:tuple=(32,64,128) # channels of the first convolution, of the rest of the first stage, of the other stages

@@ -1,6 +1,6 @@
 "The public names: there, documented, and not in fastai's way"
-import importlib, inspect, pytest, re
-from conftest import root
+import importlib, inspect, pytest, re, torch
+from conftest import names, root
 from fastcore.docments import docments
 
 mods = ['.'.join(o.relative_to(root).with_suffix('').parts) for o in (root/'mnist_fast').rglob('*.py') if o.name not in ('__init__.py','_modidx.py','all.py')]
@@ -31,8 +31,41 @@ def test_names_of_the_plan():
     assert [n for n in names if not hasattr(a, n)]==[]
 
 def test_fastai_keeps_its_names():
-    "Only three names of fastai's have another function here: save_model and load_model, which use no pickle, and sigmoid"
+    "All names of the chapter's cells are here; only three have another function: save_model and load_model, which use no pickle, and sigmoid"
     import fastai.vision.all as fv, mnist_fast.all as a
-    ours = {n for _,n in public if hasattr(fv, n) and getattr(fv, n) is not getattr(a, n, getattr(fv, n))}
-    assert ours=={'sigmoid','save_model','load_model'}
-    assert a.Learner is fv.Learner and a.SGD is fv.SGD and a.accuracy is fv.accuracy
+    theirs = [o for o in dir(fv) if o[0]!='_']
+    assert {n for n in theirs if getattr(a, n, None) is not getattr(fv, n)}=={'sigmoid','save_model','load_model'}
+    assert {'Image','ImageDataLoaders','resnet18','untar_data','show_image','vision_learner','F','nn','plt','pd'}<={*theirs}
+
+def test_the_books_calls_show_the_call_that_works():
+    import mnist_fast.all as a
+    from mnist_fast import scratch
+    x = torch.rand(2, 784)
+    w,b = a.init_params((784,1)),a.init_params(1)
+    model,dls = lambda xb: a.linear1(xb, w, b),a.three_seven_dls('digits')
+    calls = {'linear1(xb, weights, bias)': lambda: a.linear1(x), 'is_3(x, mean3, mean7)': lambda: a.is_3(x), 'validate_epoch(model, dl)': lambda: a.validate_epoch(model),
+        'train_epoch(model, dl, opt)': lambda: a.train_epoch(model), 'train_model(model, dls, opt, epochs)': lambda: a.train_model(model, 20),
+        'calc_grad(xb, yb, model)': lambda: a.calc_grad(x, model), 'apply_step(params, t, speed)': lambda: scratch.apply_step(w, prn=False)}
+    for call,f in calls.items():
+        with pytest.raises(TypeError) as e: f()
+        names(e, f'Call {re.escape(call)}')
+    for params in ((w,b), [w,b]):
+        with pytest.raises(TypeError) as e: a.train_epoch(model, 1., params)
+        names(e, type(params).__name__, re.escape('train_epoch(model, dl, opt)'))
+
+@pytest.mark.parametrize('name', ['simple_net','linear','cnn'])
+def test_a_function_in_place_of_its_model(name):
+    import mnist_fast.all as a
+    from mnist_fast import scratch
+    f,dls = getattr(a, name),a.three_seven_dls('digits')
+    learners = [lambda: a.Learner(dls, f, a.mnist_loss).fit(1), lambda: a.Learner(dls, f, a.mnist_loss).validate(),
+        lambda: scratch.Learner(dls, f).fit(1), lambda: scratch.Learner(dls, f).validate(), lambda: a.three_seven_learner(dls, model=f)]
+    for use in [lambda: f(torch.rand(2, 784)), lambda: a.count_params(f), lambda: a.BasicOptim(f.parameters(), .1), *learners]:
+        with pytest.raises(TypeError) as e: use()
+        names(e, re.escape(f'Learner(dls, {name}())'), re.escape(f'{name}()(xb)'))
+
+def test_an_error_inside_is_shown_as_it_is():
+    "Only a wrong call gets the sentence about the call"
+    from mnist_fast.scratch import calc_grad
+    def broken(xb): raise TypeError('from the model')
+    with pytest.raises(TypeError, match='^from the model$'): calc_grad(1, 2, broken)

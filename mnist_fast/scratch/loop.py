@@ -10,6 +10,7 @@ __all__ = ['quadratic', 'mse', 'apply_step', 'init_params', 'linear1', 'BasicOpt
 import torch
 from torch import Tensor
 from fastcore.all import patch
+from ..baseline import shows_call
 from ..loss import mnist_loss, batch_accuracy
 
 # %% ../../nbs/50_scratch.loop.ipynb #684a139c
@@ -29,6 +30,7 @@ def mse(
     return ((preds-targets)**2).mean()
 
 # %% ../../nbs/50_scratch.loop.ipynb #fa5bddf6
+@shows_call
 def apply_step(
     params:Tensor, # `[3]`, with gradient; changed in place
     t:Tensor, # times
@@ -51,6 +53,7 @@ def init_params(
     "Random parameters, normally distributed (fast.ai book, chapter 4)"
     return (torch.randn(size, generator=generator)*std).requires_grad_()
 
+@shows_call
 def linear1(
     xb:Tensor, # images, `[B,784]`
     weights:Tensor, # `[784,1]`
@@ -103,6 +106,7 @@ def load_state_dict(self:BasicOptim,
     self.lr = sd['hypers'][0]['lr']
 
 # %% ../../nbs/50_scratch.loop.ipynb #4ca535b0
+@shows_call
 def calc_grad(
     xb:Tensor, # images
     yb:Tensor, # labels
@@ -115,6 +119,7 @@ def calc_grad(
     return loss.detach()
 
 # %% ../../nbs/50_scratch.loop.ipynb #dd5c5163
+@shows_call
 def train_epoch(
     model, # called with a batch of images
     dl, # gives `(xb,yb)`
@@ -122,6 +127,8 @@ def train_epoch(
     loss_func=mnist_loss # called with predictions and labels
 )->float: # mean of the losses of the batches
     "One step for each batch"
+    if not hasattr(opt, 'step'): raise TypeError(f"opt is a {type(opt).__name__}. Give an optimizer, such as BasicOptim(params, lr): "
+        "train_epoch(model, dl, opt).")
     losses = []
     for xb,yb in dl:
         losses.append(calc_grad(xb, yb, model, loss_func))
@@ -130,6 +137,7 @@ def train_epoch(
     return torch.stack(losses).mean().item()
 
 # %% ../../nbs/50_scratch.loop.ipynb #94536641
+@shows_call
 @torch.no_grad()
 def validate_epoch(
     model, # called with a batch of images
@@ -139,6 +147,7 @@ def validate_epoch(
     "Mean of the metric over the batches"
     return round(torch.stack([metric(model(xb), yb) for xb,yb in dl]).mean().item(), 4)
 
+@shows_call
 def train_model(
     model, # called with a batch of images
     dls, # `train` and `valid` give `(xb,yb)`
