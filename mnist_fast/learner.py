@@ -174,10 +174,10 @@ def recipe_learner(
 # %% ../nbs/41_learner.ipynb #540faeca
 def plot_curves(
     learn:Learner # right after a fit: `validate` and `get_preds` clear the history
-): # the figure
+)->np.ndarray: # two axes: losses, metric
     "Loss of training and validation and the metric, for each epoch"
     rec = learn.recorder
-    fig,axs = plt.subplots(1, 2, figsize=(8,2.5), gridspec_kw=dict(left=.08, right=.98, bottom=.2, top=.95))
+    _,axs = plt.subplots(1, 2, figsize=(8,2.5), gridspec_kw=dict(left=.08, right=.98, bottom=.2, top=.95))
     train,valid,metric = zip(*(v[:3] for v in rec.values))
     axs[0].plot(rec.iters, train, marker='.', label='train')
     axs[0].plot(rec.iters, valid, marker='.', label='valid')
@@ -185,7 +185,7 @@ def plot_curves(
     axs[0].legend()
     axs[1].plot(range(1, len(metric)+1), metric, marker='.')
     axs[1].set(xlabel='epoch', ylabel=rec.metric_names[3])
-    return fig
+    return axs
 
 # %% ../nbs/41_learner.ipynb #d80227d0
 def run_recipe(

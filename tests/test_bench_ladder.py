@@ -81,7 +81,7 @@ def test_text(one):
 def test_plot(one):
     "A bar for each rung, as long as its error in percent, the first rung on top"
     rows = one[0]['rows']
-    for ax,task in zip(plot_ladder(rows).axes, ('3v7','full')):
+    for ax,task in zip(plot_ladder(rows), ('3v7','full')):
         errors = [100*(1-r['accuracy']) for r in rows if r['task']==task]
         assert ax.get_title()==task and [o.get_width() for o in ax.patches][::-1]==pytest.approx(errors)
         assert [o.get_text() for o in ax.get_yticklabels()][::-1]==[r['rung'] for r in rows if r['task']==task]

@@ -63,15 +63,14 @@ def test_most_wrong(learn, which):
 def test_confusion(learn):
     df = most_confused(learn, 1000)
     assert df['count'].sum()==len(most_wrong(learn, 10**6)) and df['count'].is_monotonic_decreasing and (df.actual!=df.pred).all()
-    drawn = [int(t.get_text()) for t in plot_confusion(learn).axes[0].texts]
+    drawn = [int(t.get_text()) for t in plot_confusion(learn).texts]
     assert len(drawn)==len(learn.dls.vocab)**2 and sum(drawn)==len(learn.dls.test.dataset)
 
 def test_pictures(learn):
     "As many as asked for, or as there are, with titles that say what the table says; the rest of the grid stays empty"
     df = most_wrong(learn, 3)
-    fig = plot_most_wrong(learn, 3, ncols=2)
-    axs = [ax for ax in fig.axes if ax.images]
-    assert len(axs)==len(df) and not any(ax.axison for ax in fig.axes)
+    axs = plot_most_wrong(learn, 3, ncols=2)
+    assert len(axs)==len(df) and all(ax.images for ax in axs) and not any(ax.axison for ax in axs[0].figure.axes)
     for ax,o in zip(axs, df.itertuples()):
         assert ax.get_title().startswith(f'{o.actual}, predicted {o.pred}')
         assert torch.equal(torch.as_tensor(ax.images[0].get_array()), learn.dls.test.dataset[o[1]][0].view(28,28))
@@ -82,7 +81,7 @@ def test_no_mistakes(learn):
     dl = TensorDL(x, p.argmax(1) if p.shape[1]>2 else p.argmax(1)[:,None])
     assert list(most_wrong(learn, 5, dl))==['index','actual','pred','probability'] and most_wrong(learn, 5, dl).empty
     assert list(most_confused(learn, 5, dl))==['actual','pred','count'] and most_confused(learn, 5, dl).empty
-    assert plot_most_wrong(learn, 5, dl).get_suptitle()=='no mistakes'
+    assert [ax.get_title() for ax in plot_most_wrong(learn, 5, dl)]==['no mistakes']
 
 def test_table(learn):
     "One row an item, three before seven, with the probabilities of the model asked directly"
@@ -100,7 +99,7 @@ def test_tables_instead_of_learners(learn):
     dl,df = learn.dls.valid,predict_table(learn, learn.dls.valid)
     for f in most_wrong,most_confused: pd.testing.assert_frame_equal(f(df, 7), f(learn, 7, dl))
     pd.testing.assert_frame_equal(most_confused(df, 1000), most_confused(learn, 1000, dl))
-    def drawn(fig): return [[t.get_text() for t in [*ax.get_xticklabels(),*ax.get_yticklabels(),*ax.texts,ax.title]] for ax in fig.axes]
+    def drawn(axs): return [[t.get_text() for t in [*ax.get_xticklabels(),*ax.get_yticklabels(),*ax.texts,ax.title]] for ax in np.ravel(axs)]
     assert drawn(plot_confusion(df))==drawn(plot_confusion(learn, dl))
     assert drawn(plot_most_wrong(df, 4, dl))==drawn(plot_most_wrong(learn, 4, dl))
     bare = pd.DataFrame(df.values, columns=df.columns)
@@ -115,7 +114,7 @@ def test_column_order():
 
 def test_small_images(learn):
     "Titles leave room for the images, however small these are"
-    for imsize in (.3,.45,2.): assert all(ax.get_position().height>0 for ax in plot_most_wrong(learn, 3, ncols=2, imsize=imsize).axes)
+    for imsize in (.3,.45,2.): assert all(ax.get_position().height>0 for ax in plot_most_wrong(learn, 3, ncols=2, imsize=imsize)[0].figure.axes)
 
 def test_table_by_hand():
     "Labels of one axis or two, no mistake, and no item of a class"
@@ -123,7 +122,7 @@ def test_table_by_hand():
     assert df.drop(columns='probability').values.tolist()==[[0,'a','a'],[1,'b','b']] and df.probability.tolist()==pytest.approx([.9,.7])
     assert most_wrong(df).empty and most_confused(df).empty
     one = prediction_table(tensor([[.9,.1,0.]]), tensor([0]), list('abc'))
-    assert len(plot_confusion(one).axes[0].texts)==9
+    assert len(plot_confusion(one).texts)==9
 
 def test_tables_have_no_pictures(learn):
     with pytest.raises(ValueError) as e: plot_most_wrong(predict_table(learn), 3)
@@ -160,7 +159,7 @@ def test_calibration(n_bins):
     p = rng.random(200)
     correct = rng.random(200)<p
     groups = [g for b in range(n_bins) if len(g := np.flatnonzero((p*n_bins).astype(int)==b))]
-    top,low = plot_calibration(torch.tensor(p), torch.tensor(correct), n_bins).axes
+    top,low = plot_calibration(torch.tensor(p), torch.tensor(correct), n_bins)
     assert [o.get_height() for o in low.patches]==[len(g) for g in groups]
     assert list(top.lines[1].get_ydata())==pytest.approx([correct[g].mean() for g in groups])
     assert list(top.lines[1].get_xdata())==pytest.approx([p[g].mean() for g in groups])
@@ -192,7 +191,7 @@ def test_any_learner():
         learn = Learner(DataLoaders(dl, dl), nn.Linear(784, 1), lambda p,t: nn.functional.binary_cross_entropy_with_logits(p, t.float()))
         df = most_wrong(learn, 1000, dl)
         assert {*df.actual,*df.pred}=={'0','1'} and len(df)==((learn.model(x)>0)!=y).sum() and (df.probability>=.5).all()
-        assert len(plot_most_wrong(learn, 4).axes)==4
+        assert len(plot_most_wrong(learn, 4))==4
     flat = Learner(DataLoaders(dl, dl), nn.Sequential(learn.model, nn.Flatten(0)), lambda p,t: p.mean())
     pd.testing.assert_frame_equal(most_wrong(flat, 1000), df)
 
@@ -286,21 +285,21 @@ def test_mixup(task):
 def test_weights(name, n_out):
     "A picture a row, on one symmetric scale; titles where an output has a name"
     model = mnist_model(name, n_out=n_out)
-    w,fig = model[1].weight.detach(),plot_weights(model)
-    axs = [ax for ax in fig.axes if ax.images and ax.images[0].get_array().shape==(28,28)]
+    w = model[1].weight.detach()
+    axs = [ax for ax in plot_weights(model).flat if ax.images and ax.images[0].get_array().shape==(28,28)]
     assert len(axs)==len(w) and {ax.images[0].get_clim() for ax in axs}=={(-w.abs().max().item(),w.abs().max().item())}
     assert all(torch.equal(torch.as_tensor(ax.images[0].get_array()), o.view(28,28)) for ax,o in zip(axs, w))
     assert [ax.get_title() for ax in axs]==([str(i) for i in range(10)] if (name,n_out)==('linear',10) else ['']*len(w))
-    assert len(plot_weights(model[1]).axes)==len(plot_weights(w).axes)==len(fig.axes)
+    assert plot_weights(model[1]).shape==plot_weights(w).shape==plot_weights(model).shape
 
 def test_weights_by_name():
-    axs = plot_weights(mnist_model('linear', n_out=2), ['seven','three']).axes
-    assert [ax.get_title() for ax in axs[:2]]==['seven','three']
+    axs = plot_weights(mnist_model('linear', n_out=2), ['seven','three']).flat
+    assert [ax.get_title() for ax in axs]==['seven','three']
 
 @each('w', [torch.zeros(1,784), torch.ones(3,784).half(), torch.rand(2,784).bfloat16()], ids=lambda o: str(o.dtype))
 def test_weights_of_any_kind(w):
     "Weights that are all 0 are white"
-    im = plot_weights(w).axes[0].images[0]
+    im = plot_weights(w).flat[0].images[0]
     assert im.get_clim()==(-(w.max().item() or 1),w.max().item() or 1)
     if not w.any(): assert im.cmap(im.norm(im.get_array()))[...,:3].min()>.95
 
@@ -310,7 +309,7 @@ def test_bad_weights(bad):
 
 def filters(model, n):
     "Images drawn, and their scale"
-    ims = [ax.images[0] for ax in plot_filters(model, n).axes if ax.images and ax.get_label()!='<colorbar>']
+    ims = [ax.images[0] for ax in np.ravel(plot_filters(model, n)) if ax.images]
     return [o.get_array() for o in ims],{o.get_clim() for o in ims}
 
 def test_filters():
@@ -343,9 +342,9 @@ def test_activations(name, n, every):
     for i in range(n):
         assert torch.equal(a.activation_stats.hist(i), b.activation_stats.hist(i)) and a.activation_stats.layer_stats(i)==b.activation_stats.layer_stats(i)
     steps = len(range(0, len(a.dls.train), every or 1))
-    fig = plot_activations(a)
-    assert len(fig.axes)==4*n and fig.axes[0].images[0].get_array().shape==(40,steps)
-    assert list(fig.axes[1].lines[0].get_xdata())==list(range(0, len(a.dls.train), every or 1))
+    axs = plot_activations(a)
+    assert axs.shape==(n,4) and axs[0,0].images[0].get_array().shape==(40,steps)
+    assert list(axs[0,1].lines[0].get_xdata())==list(range(0, len(a.dls.train), every or 1))
     most_wrong(a)
     assert len(a.activation_stats.stats)==steps
     a.validate()
@@ -408,8 +407,8 @@ def test_towards():
     assert z.index.tolist()==[-1.,0.,1.,2.] and z.columns.tolist()==pytest.approx([-1.,-1/3,1/3,1.])
     z = loss_surface(a, xb, yb, cross_entropy, span=.5, steps=5, towards=b)
     with torch.no_grad(): assert z[0.][[0.,1.]].tolist()==pytest.approx([cross_entropy(m.eval()(xb), yb).item() for m in (a,b)], rel=1e-4)
-    fig = plot_surface(z)
-    assert fig.axes[0].get_ylabel()=='towards the other model' and fig.axes[0].get_ylim()==(-.5,1.5)
+    ax = plot_surface(z)
+    assert ax.get_ylabel()=='towards the other model' and ax.get_ylim()==(-.5,1.5)
 
 @each('kw,match', [(dict(steps=1),'2 or more'), (dict(span=0),'above 0'), (dict(span=float('nan')),'above 0'), (dict(span=float('inf')),'above 0'),
     (dict(yb=torch.zeros(3)),'one label'), (dict(towards=mnist_model('cnn')),'same kind'), (dict(towards=mnist_model('simple_net', n_out=10, n_hidden=4)),'same kind')])

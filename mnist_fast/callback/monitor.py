@@ -12,6 +12,7 @@ from warnings import warn
 
 from fastai.callback.core import Callback, CancelFitException
 from fastcore.basics import patch
+from matplotlib.axes import Axes
 
 # %% ../../nbs/32_callback.monitor.ipynb #c7b23f24
 class GradNorm(Callback):
@@ -31,12 +32,12 @@ class GradNorm(Callback):
 
     def plot(self,
         figsize:tuple=(6.,2.5) # inches
-    ): # the figure
+    )->Axes:
         "Draw the norms against the steps, on a logarithmic scale"
         ax = self.norms.plot(logy=True, figsize=figsize, ylabel='norm of the gradient', lw=1)
         ax.legend(loc='center left', bbox_to_anchor=(1,.5), fontsize=9)
         ax.figure.tight_layout()
-        return ax.figure
+        return ax
 
 # %% ../../nbs/32_callback.monitor.ipynb #9d079e92
 class NaNGuard(Callback):

@@ -10,7 +10,7 @@ __all__ = ['prediction_table', 'eval_mode', 'column_order', 'predict_table', 'mo
 import math, matplotlib.pyplot as plt
 from contextlib import contextmanager
 from fastai.basics import *
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix
 from ..data.source import show_digits
@@ -103,24 +103,24 @@ def plot_most_wrong(
     dl:DataLoader|None=None, # as for `predict_table`; with a table it is required
     ncols:int=5, # images in a row
     imsize:float=1.5 # inches per image
-)->Figure:
+)->np.ndarray: # axes, one per mistake, at least one
     "Draw the mistakes that the model is most confident of, each with its label, the prediction and the probability of the prediction"
     ds,df = _dataset(learn, dl),most_wrong(learn, n, dl)
-    if df.empty: return plt.figure(figsize=(2*imsize,imsize)).suptitle('no mistakes').figure
+    if df.empty: return np.array([plt.figure(figsize=(2*imsize,imsize)).add_subplot(title='no mistakes', frame_on=False, xticks=[], yticks=[])])
     titles = [f'{o.actual}, predicted {o.pred}\n{o.probability:.1%}' for o in df.itertuples()]
     show_digits(torch.stack([tensor(ds[i][0]) for i in df['index']]), titles, nrows=math.ceil(len(df)/ncols), imsize=imsize)
     fig = plt.gcf()
     for ax in fig.axes[len(df):]: ax.set_axis_off()
     title,(_,height) = min(.45, imsize/2),fig.get_size_inches()
     fig.subplots_adjust(0, 0, 1, 1-title/height, wspace=.05, hspace=title/(imsize-title))
-    return fig
+    return np.array(fig.axes[:len(df)])
 
 # %% ../../nbs/61_interpret.predictions.ipynb #fa4e0088
 def plot_confusion(
     learn:Learner|pd.DataFrame, # as for `most_wrong`
     dl:DataLoader|None=None, # as for `predict_table`; a table needs none
     figsize:tuple=(5.,5.) # inches
-)->Figure: # a row per actual class, a column per predicted class
+)->Axes: # a row per actual class, a column per predicted class
     "Draw how often each class was predicted for each actual class"
     df = _table(learn, dl)
     vocab = df.attrs.get('vocab') or sorted({*df.actual,*df.pred})
@@ -129,7 +129,7 @@ def plot_confusion(
     counts = confusion_matrix(actual, pred, labels=range(len(vocab)))
     ConfusionMatrixDisplay(counts, display_labels=vocab).plot(colorbar=False, cmap='Blues', ax=ax)
     ax.set(xlabel='predicted', ylabel='actual')
-    return fig
+    return ax
 
 # %% ../../nbs/61_interpret.predictions.ipynb #2983038b
 def most_confused(
@@ -160,10 +160,10 @@ def plot_calibration(
     p, # probability of each prediction, 0 to 1, `[N]`
     correct, # whether each prediction is correct, `[N]`
     n_bins:int=10 # bins of equal width, from 0 to 1
-)->Figure:
+)->np.ndarray: # two axes: accuracy, number
     "Draw the accuracy of the predictions against their probability, and their number"
-    df,fig = calibration_bins(p, correct, n_bins),Figure(figsize=(4.4,4.2), layout='constrained')
-    top,low = fig.subplots(2, 1, sharex=True, height_ratios=(3,1))
-    _plot_accuracies(top, df)
-    _plot_counts(low, df, .2/n_bins)
-    return fig
+    df = calibration_bins(p, correct, n_bins)
+    _,axs = plt.subplots(2, 1, figsize=(4.4,4.2), sharex=True, height_ratios=(3,1), layout='constrained')
+    _plot_accuracies(axs[0], df)
+    _plot_counts(axs[1], df, .2/n_bins)
+    return axs

@@ -12,6 +12,8 @@ from warnings import warn
 from fastai.basics import *
 from fastai.callback.core import Callback
 from .. import __version__
+from ..files import as_path
+from ..model import unwrap_model
 from .state import *
 
 # %% ../../nbs/82_run.checkpoint.ipynb #9bc93040
@@ -27,7 +29,7 @@ class Checkpoint(Callback):
     ):
         if every is not None and every<1 or keep<1: raise ValueError(f"every is {every} and keep is {keep}. Give 1 or more.")
         store_attr(but='folder')
-        self.folder,self.n_fits,self.position,self.saved = Path(folder),0,(0,0,0),None
+        self.folder,self.n_fits,self.position,self.saved = as_path(folder),0,(0,0,0),None
 
     def before_fit(self): self.learn._with_events = partial(self._with_skips, self.learn)
     def after_fit(self): vars(self.learn).pop('_with_events', None)
@@ -82,10 +84,10 @@ def _load_newest(self:Checkpoint, files):
 # %% ../../nbs/82_run.checkpoint.ipynb #11e89797
 @patch
 def _describe_fit(self:Checkpoint):
-    shapes = {k: tuple(o.shape) for k,o in self.model.state_dict().items()}
+    shapes = {k: tuple(o.shape) for k,o in unwrap_model(self.model).state_dict().items()}
     return dict(mnist_fast=__version__, torch=torch.__version__, processes=num_distrib() or 1, epochs=self.n_epoch,
         batches=len(self.dls.train), optimizer=type(self.opt).__name__, groups=len(self.opt.hypers),
-        **{'type of the model': type(self.model).__name__}, weights=shapes)
+        **{'type of the model': type(unwrap_model(self.model)).__name__}, weights=shapes)
 
 @patch
 def _check_fit(self:Checkpoint):
@@ -156,9 +158,9 @@ def _rank_state(self:Checkpoint):
 @patch
 def _save(self:Checkpoint, epoch, n_batches):
     ranks,position = _gather_ranks(self._rank_state()),(self.n_fits,epoch,n_batches)
-    grads = {k: p.grad for k,p in self.model.named_parameters() if p.grad is not None and p.grad.any()}
+    grads = {k: p.grad for k,p in unwrap_model(self.model).named_parameters() if p.grad is not None and p.grad.any()}
     state = dict(fit=self._describe_fit(), position=position, ranks=ranks,
-        model=self.model.state_dict(), opt=self.opt.state_dict(), grads=grads)
+        model=unwrap_model(self.model).state_dict(), opt=self.opt.state_dict(), grads=grads)
     if not rank_distrib():
         save_state(self.folder/'checkpoint-{:02}-{:05}-{:07}.safetensors'.format(*position), state)
         for o in self._files()[self.keep:]: o.unlink()
@@ -170,9 +172,9 @@ def _restore(self:Checkpoint):
     "Set everything to the saved state, and return the part of this process"
     saved,self.saved = self.saved,None
     mine = saved['ranks'][rank_distrib()]
-    self.model.load_state_dict(saved['model'])
+    unwrap_model(self.model).load_state_dict(saved['model'])
     self.opt.load_state_dict(saved['opt'])
-    for k,p in self.model.named_parameters(): p.grad = saved['grads'].get(k)
+    for k,p in unwrap_model(self.model).named_parameters(): p.grad = saved['grads'].get(k)
     for cb in self.learn.cbs:
         if cb.name in mine['cbs']: load_cb_state(cb, mine['cbs'][cb.name])
     for o,state in zip(self.learn.metrics, mine['metrics']): load_cb_state(o, state)

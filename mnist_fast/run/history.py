@@ -9,7 +9,7 @@ __all__ = ['History']
 import csv, io, json, time
 from fastai.basics import *
 from fastai.callback.core import Callback
-from ..files import write_files
+from ..files import as_path, write_files
 
 # %% ../../nbs/83_run.history.ipynb #95926342
 def _jsonl(rows): return ''.join(json.dumps(o)+'\n' for o in rows)
@@ -39,7 +39,7 @@ class History(Callback):
     def __init__(self,
         folder:str|Path, # created if it does not exist; each fit starts its files again
         every:int|None=None # batches between two rows in `history.jsonl`; by default only rows of epochs
-    ): self.folder,self.every = Path(folder),every
+    ): self.folder,self.every = as_path(folder),every
 
     def before_fit(self):
         self.cleanup_fit()

@@ -6,7 +6,7 @@
 __all__ = ['Run', 'run_report']
 
 # %% ../../nbs/86_run.report.ipynb #72ef6cda
-import json, matplotlib
+import json, matplotlib.pyplot as plt
 from contextlib import suppress
 from fastai.basics import *
 from fastcore import xml
@@ -245,9 +245,10 @@ def _calibration_section(r):
     text = (f'Mean probability of the predictions: {p.mean():.2%}. Accuracy: {r.correct.mean():.2%}. '
         f'Expected calibration error: {ece:.2%}. Points below the dashed line are over-confident. '
         'Points above it are under-confident, as after training with label smoothing.')
-    fig = plot_calibration(p, r.correct)
-    fig.axes[1].minorticks_off()
-    return section('Calibration', chart(fig, text, margins=(.75,.45,.1,.1)))
+    axs = plot_calibration(p, r.correct)
+    axs[1].minorticks_off()
+    plt.close(axs[0].figure)
+    return section('Calibration', chart(axs[0].figure, text, margins=(.75,.45,.1,.1)))
 
 # %% ../../nbs/86_run.report.ipynb #9b217858
 def _digit_figure(r, index, actual, pred, probability, **_):
@@ -267,7 +268,7 @@ def _filter_images(model, n=50):
     w = next(p for p in model.parameters() if p.dim()>1).detach().float().cpu()
     w = (w.flatten(0, 1) if w.dim()==4 else w.view(-1,28,28))[:n]
     top = w.abs().max().item() or 1.
-    return tensor(matplotlib.colormaps['RdBu_r'](w.numpy()/top/2+.5)[...,:3]),top
+    return tensor(plt.colormaps['RdBu_r'](w.numpy()/top/2+.5)[...,:3]),top
 
 def _first_layer_section(r):
     images,top = _filter_images(r.saved.model)

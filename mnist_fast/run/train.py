@@ -107,9 +107,9 @@ def _save_pictures(learn, out, folder):
     "Curves, confusion matrix, most confident mistakes; returns the probabilities of the test digits"
     dl,probs = learn.dls.test,class_probs(out).cpu()
     table = prediction_table(probs, *column_order(out, dl.dataset.y.flatten().cpu(), [str(o) for o in dl.vocab]))
-    save_figure(plot_curves(learn), folder/'curves.png')
-    save_figure(plot_confusion(table), folder/'confusion.png')
-    save_figure(plot_most_wrong(table, 20, dl, imsize=2.), folder/'mistakes.png')
+    save_figure(plot_curves(learn)[0].figure, folder/'curves.png')
+    save_figure(plot_confusion(table).figure, folder/'confusion.png')
+    save_figure(plot_most_wrong(table, 20, dl, imsize=2.)[0].figure, folder/'mistakes.png')
     plt.close('all')
     return probs
 
