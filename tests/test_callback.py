@@ -1,9 +1,12 @@
 "Augmentation: a function of the seed and its arguments, for every shape that the loaders give. Callbacks: alike in each kind of Learner, harmless after the fit"
-import numpy as np, pytest, torch
-from conftest import names, same_weights
+import numpy as np, pytest, torch, warnings
+from conftest import names, quiet, same_weights
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial, update_wrapper
 from hypothesis import given, settings, strategies as st
-from fastai.callback.core import Callback
+from itertools import count
+from fastai.callback.core import *
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.metrics import accuracy
@@ -18,6 +21,8 @@ from mnist_fast.data.source import get_digits
 from mnist_fast.learner import FastLearner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import linear, mnist_model
+from mnist_fast.run.checkpoint import Checkpoint
+from mnist_fast.run.history import History
 
 still = dict(rotate=0, scale=0, shear=0, shift=0, warp=0)
 eps = 2**-23
@@ -210,3 +215,124 @@ def test_a_rate_too_high():
     learn = learner(recipe='simple_net', cbs=NaNGuard())
     with pytest.warns(UserWarning, match='Batch'): learn.fit(3, 1e25)
     assert all(o.isfinite().all() for o in learn.model.parameters())
+
+# A fit that ends in an unplanned way, and the next fit of the same Learner
+
+cancels = [CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelBackwardException, CancelStepException]
+in_batch = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
+outside = 'before_fit before_epoch before_train after_train before_validate after_validate after_epoch after_fit'.split()
+points = [*((o,None) for o in outside), *((o,True) for o in in_batch), *((o,False) for o in in_batch if 'step' not in o and 'backward' not in o)]
+ways = [(*point,how) for point in points for how in (*cancels,ValueError,KeyboardInterrupt)]
+
+@contextmanager
+def ignored_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+class Break(Callback):
+    "Raises `how` at an event of the second epoch, or in `before_fit`; in training or in validation"
+    def __init__(self, at, training, how, order):
+        self.at,self.when,self.how,self.order = at,training,how,order
+        setattr(self, at, self.end)
+    def end(self):
+        if self.at!='before_fit' and self.epoch<1 or self.when not in (None,self.learn.training): return
+        raise self.how()
+
+n_folder = count()
+ends = dict(stop=lambda _: StopAt('valid_loss', -1.), best=lambda _: KeepBest(), ema=lambda _: EMA(.9), guard=lambda _: NaNGuard(), norm=lambda _: GradNorm(),
+    hard=lambda _: HardExamples(.3, .5, .25), augment=lambda _: BatchAugment(), skip=lambda _: SkipValidation(), none=lambda _: Callback(),
+    checkpoint=lambda o: Checkpoint(o/f'{next(n_folder)}'), history=lambda o: History(o/f'{next(n_folder)}', every=1))
+
+def tiny(cls, *cbs):
+    set_seed(0)
+    dls = DataLoaders(*(TensorDL(torch.rand(8,1,28,28), torch.arange(8)%2, bs=8, shuffle=o) for o in (True,False)))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 3), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
+    return cls(dls, model, torch.nn.CrossEntropyLoss(), opt_func=partial(SGD, mom=.9), lr=.1, cbs=cbs)
+
+def second_fit(learn):
+    set_seed(1)
+    learn.fit(1)
+    return learn.model.state_dict(),learn.opt.state_dict(),[*map(list, getattr(learn.recorder, 'values', []))]
+
+def equal(a, b):
+    "Nested data with the same bits"
+    if isinstance(a, torch.Tensor): return torch.equal(a, b)
+    if isinstance(a, dict): return a.keys()==b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list,tuple)) or hasattr(a, 'map'): return len(a)==len(b) and all(map(equal, a, b))
+    return a==b
+
+def check_second_fit(learn, new, msg):
+    "The second fit is that of a new Learner with the same weights and the same state of the optimizer"
+    new.model.load_state_dict(deepcopy(learn.model.state_dict()))
+    if not new.opt: new.create_opt()
+    new.opt.load_state_dict(deepcopy(learn.opt.state_dict()))
+    old = [o.clone() for o in learn.model.parameters()]
+    assert equal(second_fit(learn), second_fit(new)), msg
+    assert any(not torch.equal(a, b) for a,b in zip(old, learn.model.parameters())), msg
+
+@pytest.mark.parametrize('cb', ends)
+def test_broken_fit(cb, tmp_path):
+    "Each event, each kind of end, before and after the callback, which belongs to the Learner or to the fit"
+    for i,(at,training,how) in enumerate(ways):
+        mk,passed = lambda: ends[cb](tmp_path),i%4>1
+        learn,new,end = tiny(FastLearner),tiny(FastLearner),Break(at, training, how, -100 if i%2 else 100)
+        if not passed: [o.add_cb(mk()) for o in (learn,new)]
+        with quiet(learn), quiet(new), ignored_warnings():
+            with suppress(Exception, KeyboardInterrupt): learn.fit(2, cbs=[end, *([mk()] if passed else [])])
+            if not learn.opt: learn.create_opt()
+            check_second_fit(learn, new, (at,training,how,end.order))
+
+@pytest.mark.parametrize('cb', ['ema','guard','checkpoint'])
+def test_broken_fit_of_fastais_learner(cb, tmp_path):
+    "It calls no `cleanup_fit`, and only the guard clears gradients"
+    for at,training,how in ways[::3]:
+        learn,new,end = tiny(Learner),tiny(Learner),Break(at, training, how, -100)
+        if cb=='guard': [o.add_cb(NaNGuard()) for o in (learn,new)]
+        with quiet(learn), quiet(new), ignored_warnings():
+            with suppress(Exception, KeyboardInterrupt): learn.fit(2, cbs=[end] if cb=='guard' else [end,ends[cb](tmp_path)])
+            if cb!='guard': learn.opt.zero_grad()
+            check_second_fit(learn, new, (at,training,how))
+
+@pytest.mark.parametrize('order', [-100,-9,100])
+@pytest.mark.parametrize('cb', ends)
+def test_cancelled_before_it_begins(cb, order, tmp_path):
+    "Neither an error nor anything of the fit before, also if an exception ended that one"
+    learn = tiny(FastLearner, ends[cb](tmp_path))
+    def cancelled():
+        with torch.no_grad(): learn.model[1].weight.fill_(7.)
+        before = weights(learn)
+        learn.fit(1, cbs=Break('before_fit', None, CancelFitException, order))
+        assert same(before, weights(learn))
+    with quiet(learn):
+        cancelled()
+        learn.fit(2)
+        cancelled()
+        with pytest.raises(KeyboardInterrupt): learn.fit(2, cbs=Break('after_step', None, KeyboardInterrupt, 100))
+        if order>-100: cancelled()
+
+@pytest.mark.parametrize('cls', [Learner,FastLearner])
+@pytest.mark.parametrize('guarded', [True,False])
+def test_nan_does_not_enter_the_next_fit(cls, guarded):
+    class Poison(Callback):
+        def after_loss(self):
+            if self.training and self.train_iter==1: self.learn.loss_grad = self.loss_grad*float('nan')
+    learn,new = tiny(cls),tiny(cls)
+    with quiet(learn), quiet(new):
+        with pytest.warns(UserWarning, match='gradient of'): learn.fit(2, cbs=[Poison(),NaNGuard()])
+        if guarded: [o.add_cb(NaNGuard()) for o in (learn,new)]
+        check_second_fit(learn, new, None)
+    assert all(o.isfinite().all() for o in learn.model.parameters())
+
+@pytest.mark.parametrize('how', [CancelEpochException,CancelFitException,KeyboardInterrupt])
+def test_ema_gives_the_weights_back(how):
+    "However validation ends: the weights of the training, or the average if the fit ends as planned; the model is the same object"
+    class Last(Callback):
+        def after_step(self): self.weights,self.mean = weights(self.learn),None
+        def after_batch(self):
+            if self.training: self.mean = {k: o.clone() for k,o in self.learn.ema.average.module.state_dict().items()}
+    learn = tiny(FastLearner, EMA(.9), last := Last())
+    model,params = learn.model,[*learn.model.parameters()]
+    with quiet(learn), suppress(KeyboardInterrupt): learn.fit(2, cbs=Break('after_pred', False, how, 100))
+    assert learn.model is model and all(a is b for a,b in zip(params, model.parameters()))
+    assert same(weights(learn), last.weights if how is KeyboardInterrupt else last.mean)
