@@ -3,6 +3,10 @@ import json, pytest, torch
 from conftest import bin, names, needs_mnist, quiet, same_weights, sh
 from fastai.basics import Callback, CancelEpochException, Learner
 from fastai.callback.mixup import MixUp
+from fastai.data.core import DataLoaders
+from fastai.metrics import F1Score, F1ScoreMulti, PrecisionMulti, RecallMulti, RocAuc, RocAucBinary, RocAucMulti, accuracy, accuracy_multi, error_rate
+from functools import partial
+from sklearn import metrics as skm
 from mnist_fast.data.source import get_digits
 from mnist_fast.data.loader import mnist_dls, three_seven_dls
 from mnist_fast.learner import FastLearner, ablate, fit_recipe, mnist_learner, recipe_learner, run_recipe, tasks, three_seven_learner
@@ -106,6 +110,85 @@ def test_fast_learner(cls):
         assert learn.n==len(dls.train) and learn.count.run
         learn.fit(1, cbs=Stop())
     assert learn.n==len(dls.train)+2
+
+class Verbose(Callback):
+    "Overrides `__call__`, as fastai's VerboseCallback does"
+    def __init__(self, seen): self.seen = seen
+    def __call__(self, event_name):
+        self.seen.append(event_name)
+        super().__call__(event_name)
+
+class Rearrange(Callback):
+    "In mid-epoch: another order, a callback behind `add_cb`'s back, a new list, a method for a callback that had none"
+    def __init__(self, seen): self.seen,self.step = seen,0
+    def after_pred(self):
+        self.step += 1
+        if self.step==1: self.order = 7
+        if self.step==2: self.learn.cbs.append(Named('late', self.seen, 3))
+        if self.step==3: self.learn.cbs = self.learn.cbs.sorted('order', reverse=True)
+        if self.step==4: self.learn.first.after_loss = lambda: self.seen.append('new')
+        if self.step==5: self.learn.first.order = 100
+        self.seen.append('rearrange')
+
+class Named(Callback):
+    def __init__(self, name, seen, order): self.name_,self.seen,self.order = name,seen,order
+    name = property(lambda self: self.name_)
+    def after_pred(self): self.seen.append(self.name_)
+    after_backward = after_pred
+
+def test_fast_learner_hears_what_fastais_hears():
+    "`__call__` of a callback, and changes within a pass, event for event"
+    def seen(cls):
+        res,dls = [],mnist_dls(digits, bs=200, seed=1)
+        learn = cls(dls, mnist_model('linear', n_out=10), cross_entropy, opt_func=FastSGD, lr=.1,
+            cbs=[Verbose(res), Named('first', res, 5), Rearrange(res), Named('last', res, 6)])
+        with quiet(learn): learn.fit(1)
+        return res
+    fast = seen(FastLearner)
+    assert fast==seen(Learner) and {'late','new','rearrange'}<=set(fast)
+    assert fast.count('before_batch')==fast.count('after_batch')>8
+
+def torch_dls(dls, **kwargs):
+    "The same items in PyTorch's loaders, which have no device"
+    sets = [torch.utils.data.TensorDataset(*o[:len(o)]) for o in (dls.train_ds,dls.valid_ds)]
+    return DataLoaders(*(torch.utils.data.DataLoader(o, 32, **kwargs) for o in sets))
+
+@pytest.mark.parametrize('task', tasks)
+def test_torch_loaders(task):
+    "PyTorch's loaders in the same order give the same weights and metrics as ours"
+    mk_dls,mk_learner = tasks[task]
+    ours = mk_dls(digits, bs=32, shuffle=False)
+    learns = [quiet_fit(mk_learner(o, 'speed', seed=0), epochs=1) for o in (ours, torch_dls(ours))]
+    same_weights(*(o.model for o in learns))
+    assert learns[0].recorder.values==learns[1].recorder.values
+
+def test_torch_loader_and_hard_examples():
+    "The recipe `best` needs a loader that takes the items it is told"
+    learn = mnist_learner(torch_dls(mnist_dls(digits)), dict(recipes['full']['linear'], hard=dict(hard=.5)))
+    with quiet(learn), pytest.raises(ValueError) as e: learn.fit(1)
+    names(e, 'HardExamples', 'DataLoader', 'Give a TensorDL')
+
+@pytest.mark.parametrize('metric', [accuracy, error_rate, partial(accuracy, axis=1), F1Score(), RocAuc(), RocAucBinary(), lambda p,t: (p.argmax(1)==t[:,0]).float().mean()])
+def test_metrics_that_ignore_the_predictions(metric):
+    "Refused at once, and also when they are set later"
+    with pytest.raises(ValueError) as e: make['3v7'](metrics=[batch_accuracy, metric])
+    names(e, 'ignores the predictions', 'accuracy_multi', 'F1ScoreMulti')
+    learn = make['3v7']()
+    with pytest.raises(ValueError): learn.metrics = metric
+    with pytest.raises(ValueError): learn.metrics += [metric]
+    assert [o.name for o in learn.metrics]==['batch_accuracy']
+
+def test_right_metrics():
+    "The ones that the docs name give what scikit-learn gives"
+    binary = dict(average='binary')
+    learn = make['3v7'](seed=0, metrics=[batch_accuracy, accuracy_multi, F1ScoreMulti(**binary), PrecisionMulti(**binary), RecallMulti(**binary), RocAucMulti()])
+    quiet_fit(learn, epochs=2)
+    with quiet(learn):
+        out,targ = learn.get_preds(act=lambda o: o)
+        got = [*learn.validate()[1:]]
+    pred = out>0
+    expected = [skm.accuracy_score(targ, pred)]*2+[f(targ, pred) for f in (skm.f1_score,skm.precision_score,skm.recall_score)]+[skm.roc_auc_score(targ, out)]
+    assert got==pytest.approx(expected, abs=2**-22)
 
 def test_fast_learner_moves_batches():
     "A batch that is no tensor, or is elsewhere, goes the usual way"

@@ -3,20 +3,22 @@ import hashlib, json, multiprocessing, os, pytest, random, signal, time, torch
 from conftest import damaged, full_disk, names, quiet
 from contextlib import suppress
 from functools import cache, partial
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException, CancelFitException, CancelTrainException
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.callback.tracker import ReduceLROnPlateau
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.learner import AvgSmoothLoss, Learner
 from fastai.metrics import F1Score, accuracy
-from fastai.optimizer import Adam, OptimWrapper
+from fastai.optimizer import Adam, OptimWrapper, SGD
 from fastai.torch_core import set_seed
 from mnist_fast.callback.augment import BatchAugment
 from mnist_fast.callback.monitor import GradNorm, NaNGuard
 from mnist_fast.callback.training import EMA, HardExamples, KeepBest
 from mnist_fast.data.loader import mnist_dls
-from mnist_fast.learner import mnist_learner
+from mnist_fast.learner import FastLearner, mnist_learner
+from mnist_fast.loss import cross_entropy
+from mnist_fast.model import mnist_model
 from mnist_fast.run.checkpoint import Checkpoint
 from mnist_fast.run.history import History
 from mnist_fast.run.state import load_state
@@ -163,6 +165,58 @@ def test_each_step(tmp_path):
         short(EMA(.9), Checkpoint(folder, every=1, keep=1), StopHere(step))
         assert len([*folder.iterdir()])==1
         assert digest(short(EMA(.9), Checkpoint(folder, resume=True)))==end, step
+
+class CancelOnce(Callback):
+    "Cancels at the first event of a name"
+    order = 100
+    def __init__(self, at, how):
+        self.left,self.how = 1,how
+        setattr(self, at, self.cancel)
+    def cancel(self):
+        self.left,left = 0,self.left
+        if left: raise self.how()
+
+@pytest.mark.parametrize('at,how', [('before_epoch',CancelEpochException), ('before_train',CancelTrainException), ('before_train',CancelEpochException),
+    ('before_epoch',CancelFitException), ('before_epoch',KeyboardInterrupt), ('before_batch',KeyboardInterrupt)])
+def test_a_resume_that_is_cancelled(at, how, tmp_path):
+    "The state of the checkpoint is there nevertheless, and the Learner validates and fits on"
+    short(Checkpoint(tmp_path, every=5), StopHere(12))
+    saved = load_state(max(tmp_path.iterdir()))['model']
+    learn = short(Checkpoint(tmp_path, resume=True), CancelOnce(at, how), StopHere(11))
+    if how in (CancelFitException,KeyboardInterrupt): assert all(torch.equal(saved[k], v) for k,v in learn.model.state_dict().items())
+    else: assert learn.epoch==1 and learn.train_iter==11
+    assert not {'_with_events','all_batches'}&vars(learn).keys()
+    assert learn.checkpoint.saved is None
+    with quiet(learn):
+        learn.validate()
+        learn.get_preds()
+
+@pytest.mark.parametrize('cls', [Learner,FastLearner])
+def test_after_an_exception(cls, tmp_path):
+    "`validate`, `get_preds`, another fit and a resume, where the callback was given to `fit`"
+    def learner():
+        set_seed(1)
+        learn = cls(mnist_dls('digits', bs=64, seed=1), mnist_model('linear', n_out=10), cross_entropy, opt_func=SGD, metrics=accuracy)
+        learn.logger = lambda *_: None
+        return learn
+    learn,whole = learner(),learner()
+    whole.fit(2, .1)
+    with pytest.raises(KeyboardInterrupt): learn.fit(2, .1, cbs=[Checkpoint(tmp_path, every=5), StopHere(12)])
+    learn.validate()
+    learn.get_preds()
+    with pytest.raises(ValueError, match='resume=True'): learn.fit(2, .1, cbs=Checkpoint(tmp_path))
+    learn.fit(2, .1, cbs=Checkpoint(tmp_path, resume=True))
+    assert digest(learn)==digest(whole) and '_with_events' not in vars(learn)
+
+def test_refused_twice(tmp_path):
+    "A fit that was refused is not counted: the next try looks into the folder again"
+    short(Checkpoint(tmp_path, every=5), StopHere(12))
+    learn = mnist_learner(mnist_dls('digits', bs=64, seed=1), 'linear', seed=1, cbs=Checkpoint(tmp_path, resume=True))
+    with quiet(learn):
+        for _ in range(2):
+            with pytest.raises(ValueError, match='epochs was 2 there, and is 3 here'): learn.fit(3, .1)
+        learn.fit(2, .1)
+    assert digest(learn)==digest(short())
 
 def test_validation_between(tmp_path):
     "`validate` and `get_preds` neither save nor resume"
