@@ -39,7 +39,8 @@ class FastLearner(Learner):
         for cb in self._batch_cbs[event_name]: cb(event_name)
 
     def _listeners(self, event_name):
-        return [cb for cb in self.cbs.sorted('order') if type(cb).__call__ is not Callback.__call__ or hasattr(cb, event_name)]
+        hears = lambda cb: type(cb).__call__ is not Callback.__call__ or hasattr(cb, event_name)
+        return [cb for cb in self.cbs.sorted('order') if hears(cb)]
 
 # %% ../nbs/41_learner.ipynb #bf3c9b5d
 @patch
@@ -94,8 +95,8 @@ class _OneOutputLearner(FastLearner):
     @metrics.setter
     def metrics(self, v):
         v = L(v).map(mk_metric)
-        for o in v.filter(_ignores_pred): raise ValueError(f"The metric {o.name} ignores the predictions: it chooses the largest of several "
-            "outputs, and here each image has one. Use batch_accuracy, accuracy_multi, or a metric of fastai whose name ends in Multi, "
+        for o in v.filter(_ignores_pred): raise ValueError(f"The metric {o.name} ignores the predictions: it chooses the largest of "
+            "several outputs, and here each image has one. Use batch_accuracy, accuracy_multi, or a metric of fastai whose name ends in Multi, "
             "such as F1ScoreMulti(average='binary') or RocAucMulti().")
         self._metrics = v
 
@@ -123,7 +124,7 @@ def three_seven_learner(
     seed:int|None=None, # seed of the weights and of all later randomness; of the order of the batches too if the loader has a seed
     **kwargs # for `Learner`, in place of the recipe's
 )->Learner:
-    "A `Learner` for threes and sevens; right metrics are `batch_accuracy`, `accuracy_multi` and fastai's `...Multi`, others raise `ValueError`"
+    "A `Learner` for threes and sevens; right metrics: `batch_accuracy`, `accuracy_multi` and fastai's `…Multi`; others raise `ValueError`"
     return _learner(dls, '3v7', recipe, model, batch_accuracy, seed, kwargs)
 
 @delegates(Learner.__init__)

@@ -218,7 +218,8 @@ def test_a_rate_too_high():
 
 # A fit that ends in an unplanned way, and the next fit of the same Learner
 
-cancels = [CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelBackwardException, CancelStepException]
+cancels = [CancelFitException, CancelEpochException, CancelTrainException, CancelValidException, CancelBatchException, CancelBackwardException,
+    CancelStepException]
 in_batch = 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
 outside = 'before_fit before_epoch before_train after_train before_validate after_validate after_epoch after_fit'.split()
 points = [*((o,None) for o in outside), *((o,True) for o in in_batch), *((o,False) for o in in_batch if 'step' not in o and 'backward' not in o)]

@@ -168,7 +168,8 @@ def test_torch_loader_and_hard_examples():
     with quiet(learn), pytest.raises(ValueError) as e: learn.fit(1)
     names(e, 'HardExamples', 'DataLoader', 'Give a TensorDL')
 
-@pytest.mark.parametrize('metric', [accuracy, error_rate, partial(accuracy, axis=1), F1Score(), RocAuc(), RocAucBinary(), lambda p,t: (p.argmax(1)==t[:,0]).float().mean()])
+@pytest.mark.parametrize('metric', [accuracy, error_rate, partial(accuracy, axis=1), F1Score(), RocAuc(), RocAucBinary(),
+    lambda p,t: (p.argmax(1)==t[:,0]).float().mean()])
 def test_metrics_that_ignore_the_predictions(metric):
     "Refused at once, and also when they are set later"
     with pytest.raises(ValueError) as e: make['3v7'](metrics=[batch_accuracy, metric])

@@ -30,8 +30,8 @@ class HardExamples(Callback):
         store_attr()
 
     def before_fit(self):
-        if not hasattr(self.dls.train, 'get_idxs'): raise ValueError(f"HardExamples chooses the items of an epoch, and the training loader is "
-            f"PyTorch's {type(self.dls.train).__name__}, which has its own order. Give a TensorDL or a loader of fastai.")
+        if not hasattr(self.dls.train, 'get_idxs'): raise ValueError("HardExamples chooses the items of an epoch, and the training loader, "
+            f"a {type(self.dls.train).__name__} of PyTorch, has its own order. Give a TensorDL or a loader of fastai.")
         self.scores = torch.zeros(len(self.dls.train_ds), device=self.dls.device)
 
     def _pick_idxs(self):
@@ -155,7 +155,8 @@ def before_validate(self:EMA):
     if self.average.n_averaged and not self.swapped: self._swap()
 
 @patch
-def after_validate(self:EMA):
+def cleanup_fit(self:EMA):
+    "Give the model its own values, however validation ended"
     if self.swapped: self._swap()
 
-EMA.after_cancel_epoch = EMA.after_cancel_fit = EMA.cleanup_fit = EMA.after_validate
+EMA.after_validate = EMA.after_cancel_epoch = EMA.after_cancel_fit = EMA.cleanup_fit

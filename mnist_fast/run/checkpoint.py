@@ -32,8 +32,11 @@ class Checkpoint(Callback):
         self.folder,self.n_fits,self.position,self.saved = as_path(folder),0,(0,0,0),None
 
     def before_fit(self): self.learn._with_events = partial(self._with_skips, self.learn)
-    def after_fit(self): vars(self.learn).pop('_with_events', None)
-    cleanup_fit = after_fit
+    def cleanup_fit(self):
+        "Give the `Learner` its own method, however the fit ended"
+        vars(self.learn).pop('_with_events', None)
+
+    after_fit = cleanup_fit
     def before_train(self): self.pass_start = self._rng_state()
 
 # %% ../../nbs/82_run.checkpoint.ipynb #aca7e19b

@@ -45,10 +45,6 @@ class History(Callback):
         self.cleanup_fit()
         self.rows,self.is_fitting = [],True
 
-    def cleanup_fit(self):
-        for f in self.files or (): f.close()
-        self.files,self.is_fitting = None,False
-
     def before_epoch(self):
         self.seconds,self.clock = 0.,_stopwatch()
         next(self.clock)
@@ -65,6 +61,12 @@ def after_epoch(self:History):
     if not self.train_iter: return
     row = {k: o for k,o in zip(self.recorder.metric_names, self.recorder.log) if k!='time'}
     self._write_row(dict(row, lr=self.opt.hypers[-1]['lr'], seconds=round(self.seconds+next(self.clock), 3)))
+
+@patch
+def cleanup_fit(self:History):
+    "Close the files, however the fit ended"
+    for f in self.files or (): f.close()
+    self.files,self.is_fitting = None,False
 
 @patch
 def after_fit(self:History):
