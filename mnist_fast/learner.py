@@ -96,8 +96,8 @@ class _OneOutputLearner(FastLearner):
     def metrics(self, v):
         v = L(v).map(mk_metric)
         for o in v.filter(_ignores_pred): raise ValueError(f"The metric {o.name} ignores the predictions: it chooses the largest of "
-            "several outputs, and here each image has one. Use batch_accuracy, accuracy_multi, or a metric of fastai whose name ends in Multi, "
-            "such as F1ScoreMulti(average='binary') or RocAucMulti().")
+            "several outputs, and here each image has one. Use batch_accuracy, accuracy_multi, or a metric of fastai "
+            "whose name ends in Multi, such as F1ScoreMulti(average='binary') or RocAucMulti().")
         self._metrics = v
 
 # %% ../nbs/41_learner.ipynb #8f786e9b
