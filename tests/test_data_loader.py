@@ -122,6 +122,7 @@ def test_empty_loader():
     dl = TensorDL(_items(3), torch.arange(3), bs=4, drop_last=True)
     assert len(dl)==0 and list(dl)==[]
     with pytest.raises(ValueError, match='batch of 4 in 3'): dl.one_batch()
+    with pytest.raises(ValueError, match='batch of 4 in 2'): dl.new(get_idxs=lambda: [1,2]).one_batch()
 
 def _tolerance(lin, x):
     "How far two outputs of a linear layer may differ, the same terms being added in another order"

@@ -165,16 +165,18 @@ def new(self:TensorDL,
 def one_batch(self:TensorDL)->tuple: # images, and labels if there are any
     "The first batch of the next pass, without any effect on that pass"
     if _own_order(self): self._next_order()
-    device,kept,rng,gen = torch.device(self.device),self._kept,copy(self.rng),self.gen and self.gen.get_state()
+    kept = self._kept if self._kept and isinstance(self._kept[1], Tensor) else None
+    device,rng,gen = torch.device(self.device),copy(self.rng),self.gen and self.gen.get_state()
     py_state,np_state = random.getstate(),np.random.get_state()
     with torch.random.fork_rng([device] if device.type=='cuda' else []), self.fake_l.no_multiproc():
         try: res = first(self)
         finally:
-            self.rng,self._kept = rng,None if kept and isinstance(kept[1], Iterator) else kept
+            self.rng,self._kept = rng,kept
             if self.gen: self.gen.set_state(gen)
             random.setstate(py_state)
             np.random.set_state(np_state)
-    if res is None: raise ValueError(f"There is no full batch of {self.bs} in {self.n} items. Use a smaller `bs` or drop_last=False.")
+    if res is None: raise ValueError(f"There is no full batch of {self.bs} in {len(kept[1]) if kept else self.n} items. "
+        "Use a smaller `bs` or drop_last=False.")
     return res
 
 # %% ../../nbs/14_data.loader.ipynb #287e2d18
