@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib import request
 from urllib.error import HTTPError
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .cache import cache_lock, cache_file, read_cache, write_cache
 from .idx import DataError, Digits, idx_shape, idx_tensor
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from fastai.basics import *
 from sklearn.model_selection import train_test_split
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .cache import cache_file, read_cache, unpacked
 from .download import download_mnist
 from .idx import DataError, Digits, check_digits, check_size, idx_shape, idx_tensor, is_large, map_idx, read_errors
