@@ -101,3 +101,25 @@ def test_check_digits(x, y, words):
 def test_digits():
     assert check_digits(x, y, 'x')==(x,y) and issubclass(DataError, ValueError)
     assert repr(Digits(x, y, x[:5], y[:5], 'here'))=='Digits(20 train, 5 test, from here)'
+
+@each('dtype', 'uint8 int8 uint16 int16 uint32 int32 uint64 int64 >i4'.split())
+def test_any_integers(dtype, recwarn):
+    "Arrays of any integer type, those that cannot be written too, lists and tensors become the same uint8 tensors"
+    a = np.arange(100, dtype=dtype).reshape(2,5,10)
+    a.flags.writeable = False
+    want = torch.arange(100).view(2,5,10).byte()
+    for o in a, a.tolist(), a.swapaxes(1,2).copy().swapaxes(1,2), *([torch.from_numpy(a.copy())] if dtype!='>i4' else []):
+        d = Digits(o, [0,9], o, np.array([1,2], dtype), 'here')
+        assert torch.equal(d.x, want) and {t.dtype for t in d[:4]}=={torch.uint8} and d.y.tolist()==[0,9]
+    assert Digits(want, [0,9], o, [1,2], 'here').x is want and not recwarn.list
+
+@each('o,words', [(np.zeros((2,2)),['float64','integers']), ([[0,256]],['256','0 to 255']), ([[-1,0]],['-1']), ([[1,2],[3]],['lengths']),
+    ([True],['bool']), (['7'],['integers']), (None,['object'])])
+def test_no_integers(o, words):
+    for i,name in enumerate(Digits._fields[:4]):
+        with pytest.raises(DataError) as e: Digits(*[x,y,x,y][:i], o, *[x,y,x,y][i+1:], 'here')
+        names(e, f'^{name}: ', *words, r'\. Give ')
+
+def test_pickle():
+    import copy, pickle
+    for d in pickle.loads(pickle.dumps(Digits(x, y, x, y, 'here'))), copy.deepcopy(Digits(x, y, x, y, 'here')): assert type(d) is Digits and torch.equal(d.x, x)

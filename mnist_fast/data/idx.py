@@ -98,13 +98,33 @@ def map_idx(
         return torch.from_numpy(x)
 
 # %% ../../nbs/10_data.idx.ipynb #faab2bbd
-class Digits(NamedTuple):
-    "Training and test digits"
+def _as_uint8(o, name):
+    "Integers of any type as a uint8 tensor; one that is uint8 already is not copied"
+    if isinstance(o, Tensor) and o.dtype==torch.uint8: return o
+    try: o = np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o)
+    except ValueError: raise DataError(f"{name}: rows of different lengths. Give integers in one array.") from None
+    if o.dtype.kind not in 'iu' and o.size: raise DataError(f"{name}: {o.dtype}, not integers. Give pixels from 0 to 255 and labels from 0 to 9.")
+    if o.size and not (0<=o.min() and o.max()<256): raise DataError(f"{name}: from {o.min()} to {o.max()}. Give integers from 0 to 255.")
+    return torch.from_numpy(np.require(o, np.uint8, ['C','W']))
+
+# %% ../../nbs/10_data.idx.ipynb #6f3258a4
+class _Digits(NamedTuple):
     x:Tensor # training images, uint8 `[N,28,28]`, white (255) ink on black (0)
     y:Tensor # training labels, uint8 `[N]`, 0 to 9
     x_test:Tensor # test images, as `x`
     y_test:Tensor # test labels, as `y`
     source:str # where they came from
+
+class Digits(_Digits):
+    "Training and test digits"
+    __slots__ = ()
+    def __new__(cls,
+        x, # training images, `[N,28,28]`, white (255) ink on black (0): tensor, array or lists of integers of any type
+        y, # training labels, `[N]`, 0 to 9
+        x_test, # test images, as `x`
+        y_test, # test labels, as `y`
+        source:str='arrays' # where they came from
+    ): return super().__new__(cls, *map(_as_uint8, (x,y,x_test,y_test), _Digits._fields), source)
 
     def __repr__(self): return f"Digits({len(self.y)} train, {len(self.y_test)} test, from {self.source})"
 
