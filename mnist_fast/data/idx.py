@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['mmap_bytes', 'idx_blocks', 'DataError', 'idx_shape', 'check_size', 'idx_tensor', 'read_errors', 'is_large', 'map_idx',
-           'Digits', 'check_digits']
+           'as_uint8', 'Digits', 'check_digits']
 
 # %% ../../nbs/10_data.idx.ipynb #bd39b159
 import errno, math, os, struct, warnings, zlib
@@ -98,7 +98,10 @@ def map_idx(
         return torch.from_numpy(x)
 
 # %% ../../nbs/10_data.idx.ipynb #faab2bbd
-def _as_uint8(o, name):
+def as_uint8(
+    o, # tensor, array, or lists
+    name:str # what to call it in a message
+)->Tensor:
     "Integers of any type as a uint8 tensor; one that is uint8 already is not copied"
     if isinstance(o, Tensor) and o.dtype==torch.uint8: return o
     try: o = np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o)
@@ -124,7 +127,7 @@ class Digits(_Digits):
         x_test, # test images, as `x`
         y_test, # test labels, as `y`
         source:str='arrays' # where they came from
-    ): return super().__new__(cls, *map(_as_uint8, (x,y,x_test,y_test), _Digits._fields), source)
+    ): return super().__new__(cls, *map(as_uint8, (x,y,x_test,y_test), _Digits._fields), source)
 
     def __repr__(self): return f"Digits({len(self.y)} train, {len(self.y_test)} test, from {self.source})"
 
