@@ -135,18 +135,23 @@ def bench(
     _emit(json, f"{bench_text(res)}\n\nratio: how many times our time the peer takes, median of n rounds. Kept in {path}", res)
 
 # %% ../nbs/99_cli.ipynb #ad7a6252
+def _fact_text(o):
+    if not isinstance(o, list): return o
+    return ''.join(f'\n  {s}' for s in o) if o and isinstance(o[0], str) else f"{sum(o)} digits ({' '.join(map(str, o))})" if o else 'none'
+
 def data(
     fetch:bool=False, # Download MNIST into the cache?
     mirror:Annotated[str, dict(nargs='+')]=None, # With --fetch: addresses of folders that hold the four packed files
+    check:str=None, # A source of digits: say what it is, count and show its digits
     json:bool=False # Print what was found as JSON?
 ):
-    "Show where digits are found, or download MNIST"
+    "Show where digits are found, download MNIST, or check a source"
     from mnist_fast.data.download import download_mnist
-    from mnist_fast.data.source import find_digits
+    from mnist_fast.data.source import find_digits, source_facts
     if mirror and not fetch: raise ValueError("--mirror is an option for a download. Give --fetch too.")
     if fetch: download_mnist(mirror)
-    found = find_digits()
-    _emit(json, '\n'.join(f'{k}: {v}' for k,v in found.items()), found)
+    found = find_digits() if check is None else source_facts(check)
+    _emit(json, '\n'.join(f'{k}: {_fact_text(v)}' for k,v in found.items()), found)
 
 # %% ../nbs/99_cli.ipynb #9c000e3b
 commands = {f.__name__: f for f in (train,evaluate,predict,report,compare,ladder,bench,data)}

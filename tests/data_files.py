@@ -108,7 +108,8 @@ closed = f'http://127.0.0.1:{taken.getsockname()[1]}'
 def alone(monkeypatch, tmp_path):
     "No real data, no old cache, no network"
     asked,real_info = set(),socket.getaddrinfo
-    monkeypatch.delenv('MNIST_FAST_DATA', raising=False)
+    for o in 'MNIST_FAST_DATA', 'FASTAI_HOME', 'KERAS_HOME', 'HF_HOME', 'HF_HUB_CACHE': monkeypatch.delenv(o, raising=False)
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
     monkeypatch.setenv('no_proxy', '*')
     monkeypatch.setattr(download, 'mirrors', [closed])

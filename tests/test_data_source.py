@@ -10,10 +10,11 @@ from hypothesis import given, settings, strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from mnist_fast.data import download, source
+from mnist_fast.data import download
 from mnist_fast.data.cache import cache_file
 from mnist_fast.data.download import download_mnist
 from mnist_fast.data.loader import mnist_dls, three_seven_dls
+from mnist_fast.data.forms import read_picture
 from mnist_fast.data.source import embedded_digits, get_digits, read_folder, read_idx, show_digits
 
 real = os.environ.get('MNIST_FAST_DATA')
@@ -61,7 +62,7 @@ def test_not_a_folder(tmp_path):
     (f := tmp_path/'file').write_bytes(b'1')
     (e := tmp_path/'empty').mkdir()
     refuses(e, 'no digits', read_folder, e)
-    refuses(f, 'not a folder', read_folder, f)
+    refuses(f, 'not a form', read_folder, f)
     for o in f/'below', tmp_path/'none', tmp_path/('a'*300), '~no_such_user/mnist', 'a\0b': refuses(o, '.', read_folder, o)
     for o in f/'below', tmp_path/'none', tmp_path: refuses(o, '.', read_idx, o, 1)
 
@@ -93,11 +94,11 @@ def test_png_fuzz(tmp_path_factory, o):
     b = bytearray(f.read_bytes())
     b[o.draw(st.integers(0, len(b)-1))] = o.draw(st.integers(0,255))
     f.write_bytes(b[:o.draw(st.integers(0, len(b)))])
-    with suppress(DataError): assert source._read_png(f).shape==(28,28)
+    with suppress(DataError): assert read_picture(f, f).shape==(28,28)
 
 def test_png_16bit(tmp_path):
     Image.fromarray((made.x[0].numpy().astype('uint16')*257)).save(f := tmp_path/'deep.png')
-    with suppress(DataError): assert np.array_equal(source._read_png(f), made.x[0])
+    with suppress(DataError): assert np.array_equal(read_picture(f, f), made.x[0])
 
 def test_no_permission(shared):
     a,b = put(shared/'a', good),put(shared/'b', good)
