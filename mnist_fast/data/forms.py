@@ -7,13 +7,13 @@ __all__ = ['file_form', 'is_dropping', 'read_picture', 'read_pictures', 'read_np
            'unpacked_archive']
 
 # %% ../../nbs/12_data.forms.ipynb #c21c2d5d
-import gzip, io, lzma, math, os, re, stat, tarfile, zipfile
+import gzip, io, lzma, math, os, re, stat, tarfile, zipfile, zlib
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np, pandas as pd, torch
 from fastai.data.transforms import image_extensions
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 from .cache import unpacked, unpacked_folder
 from .idx import DataError, as_uint8, check_digits, is_large, read_errors
@@ -26,6 +26,8 @@ def _csv_form(head):
     if len(cells)==785 and (numbers or cells[0].lower()=='label'): return 'csv'
     if len(cells)==784 and (numbers or cells[0].lower().startswith(('pixel','1x1'))): return 'unlabelled csv'
 
+_zip_start = b'PK\3\4'
+
 def _zip_form(path):
     with zipfile.ZipFile(path) as z: return 'npz' if all(o.endswith('.npy') for o in z.namelist()) else 'archive'
 
@@ -35,10 +37,10 @@ def file_form(
     "The form in which a file may hold digits, by its content"
     try:
         with open(path, 'rb') as f: head = f.read(2**14)
-        if head[:4]==b'PK\3\4': return _zip_form(path)
+        if head[:4]==_zip_start: return _zip_form(path)
         if head[:2]==b'\x1f\x8b':
             with gzip.open(path) as f: head = f.read(512)
-    except (OSError, EOFError, zipfile.BadZipFile): return
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile): return
     if head[257:262]==b'ustar': return 'archive'
     if head[:3]==b'\0\0\x08': return 'idx'
     return 'parquet' if head[:4]==b'PAR1' else _csv_form(head)
@@ -71,7 +73,8 @@ def read_picture(
             return _on_black(im) if im.has_transparency_data else np.array(im.convert('L'))
     except DataError: raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
-        raise DataError(f"{name}: not a picture that can be read ({e}). Put a whole copy in its place.") from None
+        why = 'of an unknown kind' if isinstance(e, UnidentifiedImageError) else e
+        raise DataError(f"{name}: not a picture that can be read ({why}). Put a whole copy in its place.") from None
 
 # %% ../../nbs/12_data.forms.ipynb #cda02fb0
 def _picture_names(folder):
@@ -99,7 +102,8 @@ def read_pictures(
 def _library_errors(path):
     with read_errors(path):
         try: yield
-        except (zipfile.BadZipFile, tarfile.TarError, RuntimeError, lzma.LZMAError, KeyError) as e: raise ValueError(e) from None
+        except (ValueError, KeyError, RuntimeError, zipfile.BadZipFile, tarfile.TarError, lzma.LZMAError) as e:
+            raise ValueError(' '.join(str(e).split())) from None
 
 # %% ../../nbs/12_data.forms.ipynb #6d6c5980
 def _size_limit(path): return 100*os.stat(path).st_size+2**26
@@ -180,10 +184,13 @@ class _Limited:
 def _tar_files(path):
     "Name and open file of each file in a tar archive, packed or not"
     with open(path, 'rb') as f: zipped = f.read(2)==b'\x1f\x8b'
-    with (gzip.open if zipped else open)(path, 'rb') as f, tarfile.open(fileobj=_Limited(f, _size_limit(path)), mode='r:') as t:
-        for o in t:
-            name = _safe_name(o.name, o.issym() or o.islnk())
-            if name and o.isfile(): yield name,t.extractfile(o)
+    with (gzip.open if zipped else open)(path, 'rb') as f:
+        limited = _Limited(f, _size_limit(path))
+        with tarfile.open(fileobj=limited, mode='r:') as t:
+            for o in t:
+                name = _safe_name(o.name, o.issym() or o.islnk())
+                if name and o.isfile(): yield name,t.extractfile(o)
+        while limited.read(2**20): pass
 
 # %% ../../nbs/12_data.forms.ipynb #bef482b2
 def _blocks_of(f, path):
@@ -195,7 +202,7 @@ def _blocks_of(f, path):
 def _unpack(path, folder):
     "Write the files of an archive into `folder`"
     folder.mkdir()
-    files = (_zip_files if zipfile.is_zipfile(path) else _tar_files)(path)
+    with open(path, 'rb') as f: files = (_zip_files if f.read(4)==_zip_start else _tar_files)(path)
     bar = tqdm(desc=f'Unpacking {path.name}', unit=' files', disable=None, leave=False)
     with bar:
         while True:

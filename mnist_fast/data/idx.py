@@ -144,5 +144,6 @@ def check_digits(
     if len(x)!=len(y): raise DataError(f"{name}: {len(x)} images but {len(y)} labels. Use images and labels of the same set.")
     if x.shape[1:]!=(28,28): raise DataError(f"{name}: images of {x.shape[2]} by {x.shape[1]} pixels. Scale them to 28 by 28.")
     low,high = y.min(),y.max()
-    if low<0 or high>9: raise DataError(f"{y_name or name}: a label is {low if low<0 else high}. Use labels from 0 to 9.")
+    letters = ', as of the letters of EMNIST' if high==26 else ''
+    if low<0 or high>9: raise DataError(f"{y_name or name}: a label is {low if low<0 else high}{letters}. Use labels from 0 to 9.")
     return x,y
