@@ -543,3 +543,18 @@ def test_data_there(here, capsys, monkeypatch):
     monkeypatch.setenv('MNIST_FAST_DATA', mnist)
     assert status('data')==0
     assert '60000 train, 10000 test' in capsys.readouterr().out
+
+def test_data_check(here, capsys):
+    "Says what a source is, counts its digits and shows ten; a warning is among the facts; what is no source is one sentence"
+    d = embedded_digits()
+    import numpy as np
+    np.savez('mine', x_train=255-d.x.numpy(), y_train=d.y.numpy(), x_test=d.x_test.numpy(), y_test=d.y_test.numpy())
+    assert status('data', '--check', 'mine.npz')==0
+    text = capsys.readouterr().out
+    for o in 'arrays (npz)', '1500 digits (149', '297 digits (29', 'dark', '\u2588': assert o in text
+    assert status('data', '--check', 'mine.npz', '--json')==0
+    facts = sure(capsys.readouterr().out)
+    assert facts['crc32']==crc32([255-d.x, *d[1:4]]) and len(facts['picture'])==14 and sum(facts['train'])==1500
+    (here/'notes').write_text('milk')
+    assert status('data', '--check', 'notes')==1
+    one_sentence(capsys.readouterr().err, 'notes', 'not a form', 'mnist.npz', 'parquet')

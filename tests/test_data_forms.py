@@ -303,8 +303,8 @@ def test_mapped_from_archive(tmp_path, mapped):
 
 ## Where other libraries keep MNIST
 
-places = {'fastai': ('FASTAI_HOME', lambda o: pictures(o/'data'/'mnist_png')), 'keras': ('KERAS_HOME', lambda o: npz(o/'datasets'/'mnist.npz')),
-    'hugging': ('HF_HOME', lambda o: hugging(o/'hub'/'datasets--ylecun--mnist'/'snapshots'/'77f3')), 'torchvision': ('', lambda o: idx_files(o/'data'/'MNIST'/'raw'))}
+places = dict(fastai=('FASTAI_HOME', lambda o: pictures(o/'data'/'mnist_png')), keras=('KERAS_HOME', lambda o: npz(o/'datasets'/'mnist.npz')),
+    hugging=('HF_HOME', lambda o: hugging(o/'hub'/'datasets--ylecun--mnist'/'snapshots'/'77f3')), torchvision=('', lambda o: idx_files(o/'data'/'MNIST'/'raw')))
 
 @pytest.fixture
 def like_mnist(monkeypatch):
@@ -317,8 +317,8 @@ def like_mnist(monkeypatch):
 def test_other_caches(tmp_path, monkeypatch, lib, home, like_mnist, capfd):
     "MNIST of another library is used before a download, and only if it is MNIST; ours goes first"
     var,make = places[lib]
-    default = {'fastai': '.fastai', 'keras': '.keras', 'hugging': 'cache/huggingface', 'torchvision': ''}[lib]
-    base = tmp_path/'elsewhere' if home and var else tmp_path/('cache' if lib=='hugging' else 'home')/default.removeprefix('cache/')
+    default = dict(fastai='home/.fastai', keras='home/.keras', hugging='cache/huggingface', torchvision='home')[lib]
+    base = tmp_path/'elsewhere' if home and var else tmp_path/default
     if home and var: monkeypatch.setenv(var, str(base))
     p = make(base)
     for o in 'auto','mnist': assert same(d := get_digits(o), tree_few if lib=='fastai' else few) and str(p) in d.source

@@ -145,7 +145,7 @@ def read_parquet(
         with _library_errors(path): df = pd.read_parquet(path, columns=['image','label'])
     except ImportError: raise DataError(f'{path}: it needs pyarrow. Install it by: pip install "mnist_fast[parquet]".') from None
     pics = [o.get('bytes') if isinstance(o, dict) else o for o in df['image']]
-    if not all(isinstance(o, bytes) for o in pics): raise DataError(f"{path}: its images are not bytes of pictures. Put a whole copy in its place.")
+    if not all(isinstance(o, bytes) for o in pics): raise DataError(f"{path}: no bytes of pictures. Put a whole copy in its place.")
     pics = tqdm(pics, f'Reading {Path(path).name}', disable=None, leave=False)
     x = np.stack([read_picture(io.BytesIO(o), f'{path}, row {i}') for i,o in enumerate(pics)]) if len(df) else np.zeros(0)
     return check_digits(torch.from_numpy(x), as_uint8(df['label'], path), path)
@@ -199,7 +199,7 @@ def _blocks_of(f, path):
         if not b: return
         yield b
 
-def _unpack(path, folder):
+def _write_members(path, folder):
     "Write the files of an archive into `folder`"
     folder.mkdir()
     with open(path, 'rb') as f: files = (_zip_files if f.read(4)==_zip_start else _tar_files)(path)
@@ -217,4 +217,4 @@ def unpacked_archive(
     path:str|Path # zip, tar or tar.gz
 )->Path:
     "The folder in the cache that holds the files of an archive"
-    return unpacked_folder(path, lambda folder: _unpack(Path(path), folder))
+    return unpacked_folder(path, lambda folder: _write_members(Path(path), folder))

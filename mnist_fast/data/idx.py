@@ -106,7 +106,7 @@ def as_uint8(
     if isinstance(o, Tensor) and o.dtype==torch.uint8: return o
     try: o = np.asarray(o.detach().cpu() if isinstance(o, Tensor) else o)
     except ValueError: raise DataError(f"{name}: rows of different lengths. Give integers in one array.") from None
-    if o.dtype.kind not in 'iu' and o.size: raise DataError(f"{name}: {o.dtype}, not integers. Give pixels from 0 to 255 and labels from 0 to 9.")
+    if o.dtype.kind not in 'iu' and o.size: raise DataError(f"{name}: {o.dtype}, not integers. Give pixels 0 to 255 and labels 0 to 9.")
     if o.size and not (0<=o.min() and o.max()<256): raise DataError(f"{name}: from {o.min()} to {o.max()}. Give integers from 0 to 255.")
     return torch.from_numpy(np.require(o, np.uint8, ['C','W']))
 

@@ -207,7 +207,7 @@ def _read_archive(path):
     except DataError as e: raise DataError(str(e).replace(str(folder), str(path))) from None
     return f'archive of {form}',tensors
 
-def _read_file(path):
+def _read_one_file(path):
     "Form and tensors of the digits in one file"
     form = file_form(path)
     if form=='archive': return _read_archive(path)
@@ -223,95 +223,7 @@ def _read_any(path):
     path = Path(os.path.expanduser(path))
     try:
         if not path.is_dir() and not path.is_file(): raise DataError(f"{path}: no such file or folder. {_sources}")
-        form,tensors = (_read_dir if path.is_dir() else _read_file)(path)
-    except OSError as e: raise DataError(f"{e.filename or path}: cannot be read: {e.strerror}. Check its name and permissions.") from None
-    return form,Digits(*tensors, str(path))
-
-def read_folder(
-    folder:str|Path # a folder or file in any form that MNIST comes in
-)->Digits: # nothing is written to `folder`; archives, and large sets that are packed or pictures, are unpacked beside `cache_file()`
-    "Read the digits in `folder`; raises `DataError` if something is missing or broken, and warns of digits that are not MNIST's"
-    d = _read_any(folder)[1]
-    for o in _odd(d): warnings.warn(f"{d.source}: {o}")
-    return d
-
-# %% ../../nbs/13_data.source.ipynb #5aca320a
-_unlabelled = "it has no labels, as Kaggle's test.csv. Use train.csv, or give the rows to the predict of a model."
-
-def _forms_in(folder):
-    "The files in `folder` that may hold digits, by their form"
-    files = [o for o in sorted(folder.iterdir()) if o.suffix.lower() in ('.npz','.csv','.parquet') and not is_dropping(o.name)]
-    return groupby(filter(Path.is_file, files), file_form)
-
-def _read_files(folder):
-    "The four tensors in Keras', Hugging Face's or Kaggle's files in `folder`, if it has any"
-    forms = _forms_in(folder)
-    if 'npz' in forms: return read_npz(forms['npz'][0])
-    for form,read in ('parquet',read_parquet),('csv',read_csv):
-        if form in forms: return _read_parts(forms[form], read, folder)
-    if 'unlabelled csv' in forms: raise DataError(f"{forms['unlabelled csv'][0]}: {_unlabelled}")
-
-# %% ../../nbs/13_data.source.ipynb #09f25eb5
-def _read_trees(folder):
-    "The four tensors in trees of pictures under the usual names in `folder`, if it has any"
-    for names in ('training','testing'),('train','valid'),('train','test'):
-        if all((folder/o).is_dir() for o in names): return tuple(t for o in names for t in read_pictures(folder/o))
-
-def _subfolders(folder):
-    try: return sorted(o for o in folder.iterdir() if o.is_dir() and not is_dropping(o.name))
-    except OSError: return []
-
-def _read_one_tree(folder):
-    "The four tensors in a tree of pictures without a test set, if `folder` is one or holds nothing else"
-    subs = _subfolders(folder)
-    if subs and all(re.fullmatch('[0-9]', o.name) for o in subs): return _with_test(*read_pictures(folder), folder)
-    if len(subs)==1 and not _is_test(subs[0].name): return _read_one_tree(subs[0])
-
-# %% ../../nbs/13_data.source.ipynb #35cdb7c9
-_forms = {'IDX files': _read_idx_files, 'arrays, tables or parquet': _read_files, 'pictures': _read_trees}
-_sources = ("Give a folder of IDX files or of pictures in training/testing, Keras' mnist.npz, Kaggle's train.csv, "
-    "Hugging Face's parquet, a zip or tar.gz of these, or 'mnist', 'digits' or 'auto'.")
-
-def _places(folder, depth=3):
-    "`folder` and those below it, the nearest first"
-    places = [folder]
-    for _ in range(depth+1):
-        yield from places
-        places = [o for p in places for o in _subfolders(p)]
-
-def _read_dir(folder):
-    "Form and tensors of the digits in `folder` or below"
-    for place in _places(folder):
-        for form,read in _forms.items():
-            with suppress(PermissionError) if place!=folder else nullcontext():
-                if tensors := read(place): return form,tensors
-    if tensors := _read_one_tree(folder): return 'pictures',tensors
-    raise DataError(f"{folder}: no digits here. {_sources}")
-
-# %% ../../nbs/13_data.source.ipynb #4d1cd29c
-def _read_archive(path):
-    folder = unpacked_archive(path)
-    try: form,tensors = _read_dir(folder)
-    except DataError as e: raise DataError(str(e).replace(str(folder), str(path))) from None
-    return f'archive of {form}',tensors
-
-def _read_file(path):
-    "Form and tensors of the digits in one file"
-    form = file_form(path)
-    if form=='archive': return _read_archive(path)
-    if form=='npz': return "arrays (npz)",read_npz(path)
-    if form in ('csv','parquet'): return form,_with_test(*(read_csv if form=='csv' else read_parquet)(path), path)
-    whys = {'idx': 'one IDX file of four. Name the folder that holds all of them.', 'unlabelled csv': _unlabelled}
-    raise DataError(f"{path}: {whys.get(form, f'not a form of digits that is known. {_sources}')}")
-
-# %% ../../nbs/13_data.source.ipynb #0f49361c
-def _read_any(path):
-    "Form and digits of the file or folder `path`"
-    if not isinstance(path, (str,Path)): raise DataError(f"{path!r:.60} is not a source of digits. {_sources}")
-    path = Path(os.path.expanduser(path))
-    try:
-        if not path.is_dir() and not path.is_file(): raise DataError(f"{path}: no such file or folder. {_sources}")
-        form,tensors = (_read_dir if path.is_dir() else _read_file)(path)
+        form,tensors = (_read_dir if path.is_dir() else _read_one_file)(path)
     except OSError as e: raise DataError(f"{e.filename or path}: cannot be read: {e.strerror}. Check its name and permissions.") from None
     return form,Digits(*tensors, str(path))
 
@@ -336,8 +248,9 @@ def _other_caches():
     "Files and folders in which other libraries keep MNIST, those that are there"
     home = lambda name, default: Path(os.path.expanduser(os.environ.get(name) or default))
     hub = home('HF_HUB_CACHE', home('HF_HOME', xdg_cache_home()/'huggingface')/'hub')
+    snapshots = glob.glob('datasets--ylecun--mnist/snapshots/*', root_dir=hub)
     places = [home('FASTAI_HOME', '~/.fastai')/'data'/'mnist_png', home('KERAS_HOME', '~/.keras')/'datasets'/'mnist.npz',
-        *(hub/o for o in glob.glob('datasets--ylecun--mnist/snapshots/*', root_dir=hub)), *(Path(os.path.expanduser(o))/'MNIST'/'raw' for o in ('.','data','~/data'))]
+        *(hub/o for o in snapshots), *(Path(os.path.expanduser(o))/'MNIST'/'raw' for o in ('.','data','~/data'))]
     return [o for o in places if os.access(o, os.R_OK)]
 
 def _cached_or_download():
