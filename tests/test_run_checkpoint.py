@@ -307,3 +307,15 @@ def test_strides_and_settings(tmp_path):
     assert saved['model']['1.weight'].is_contiguous(memory_format=torch.channels_last)
     smooth = saved['ranks'][0]['cbs']['recorder']['smooth_loss']
     assert smooth['count']==10 and 'beta' not in smooth and AvgSmoothLoss().beta==.98
+
+@pytest.mark.parametrize('compiled', [(True,False),(False,True)])
+def test_compiled(compiled, tmp_path):
+    "A checkpoint holds the model without `torch.compile`, so a fit may go on with it or without it, to the same bits"
+    def fit(compiled, *cbs):
+        model = mnist_model('linear', n_out=10)
+        model[1].weight.data.zero_()
+        learn = mnist_learner(mnist_dls('digits', bs=64, seed=1), 'linear', torch.compile(model, backend='eager') if compiled else model, seed=1, cbs=cbs)
+        with quiet(learn), suppress(KeyboardInterrupt): learn.fit(2, .1)
+        return learn
+    fit(compiled[0], EMA(.9), Checkpoint(tmp_path, every=5), StopHere(30))
+    assert digest(fit(compiled[1], EMA(.9), Checkpoint(tmp_path, resume=True)))==digest(fit(compiled[1], EMA(.9)))
