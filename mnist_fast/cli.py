@@ -13,6 +13,7 @@ from json import dumps, loads
 from typing import Annotated
 from fastcore.meta import delegates
 from . import __version__
+from .files import as_path
 from .run.folder import changed_settings, recorded_threads, run_settings, stopped
 from .threads import check_launcher, pin_threads
 
@@ -61,24 +62,38 @@ def evaluate(
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
 # %% ../nbs/99_cli.ipynb #6bab6382
+def _pictures(image):
+    "Names and pictures in a file: one, or those of all rows of a table"
+    if not image.lower().endswith('.csv'): return [(image,image)]
+    from mnist_fast.data.forms import csv_images
+    return [(f'{image}, row {i}',x) for i,x in enumerate(csv_images(as_path(image)))]
+
+def _prediction(saved, name, picture, json):
+    label,p = saved.predict(picture)
+    res = dict(image=name, label=label, probabilities=p.tolist(), classes=saved.classes)
+    _emit(json, f"{name}: {label} ({p.max():.1%})", res)
+    return True
+
+def _attempt(json, name, f, *args):
+    "The result of `f`, or a sentence about `name`"
+    try: return f(*args)
+    except ValueError as e:
+        if json: print(dumps(dict(image=name, error=str(e))))
+        else: _fail(e if name in str(e) else f'{name}: {e}')
+
+# %% ../nbs/99_cli.ipynb #ef479dce
 def predict(
-    images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark
+    images:Annotated[str, dict(nargs='+')], # Pictures of one digit each, dark on light or light on dark; or tables of pixels (.csv)
     model:str='full', # Folder of a run, or a model that the package contains: full (ten digits) or 3v7
     json:bool=False # Print one JSON object a picture?
 )->int: # 1 if a picture could not be read
     "Recognise the digit in each picture"
     from mnist_fast.inference.saved import load_model
-    saved,failed = load_model(model),False
+    saved,ok = load_model(model),True
     for image in images:
-        try:
-            label,p = saved.predict(image)
-            res = dict(image=image, label=label, probabilities=p.tolist(), classes=saved.classes)
-            _emit(json, f"{image}: {label} ({p.max():.1%})", res)
-        except ValueError as e:
-            failed = True
-            if json: print(dumps(dict(image=image, error=str(e))))
-            else: _fail(e if image in str(e) else f'{image}: {e}')
-    return int(failed)
+        pictures = _attempt(json, image, _pictures, image) or [(image,None)]
+        ok &= all([o is not None and _attempt(json, name, _prediction, saved, name, o, json) for name,o in pictures])
+    return int(not ok)
 
 # %% ../nbs/99_cli.ipynb #490c24d2
 def report(

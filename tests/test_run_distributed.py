@@ -102,6 +102,11 @@ def test_new_keeps_the_part():
 def test_other_loaders():
     with pytest.raises(ValueError) as e: ShardDL(torch.utils.data.DataLoader([1,2]), True, 0, 2)
     names(e, 'loader is a DataLoader', 'Give a TensorDL')
+    x,y = torch.zeros(20, 1),torch.arange(20)
+    with pytest.raises(ValueError) as e: ShardDL(TensorDL(x, y, after_item=lambda o: o), True, 0, 2)
+    names(e, 'method for single items', 'after_batch')
+    with pytest.raises(ValueError) as e: [*ShardDL(TensorDL(x, y, get_idxs=lambda: torch.arange(30)%20), True, 0, 2)]
+    names(e, '30 positions', 'n=30')
 
 def alone(cls):
     "One process, with the item that comes again for two processes in the order"

@@ -119,13 +119,18 @@ def create_batches(self:TensorDL,
     yield from super(TensorDL, self).create_batches(samps) if _changed(self, *_item_methods) else self._slices(samps)
 
 # %% ../../nbs/14_data.loader.ipynb #3351b84c
+@patch(as_prop=True)
+def is_sliced(self:TensorDL):
+    "Are the batches slices, because no other method makes them?"
+    return not _changed(self, 'sample', 'create_batches', *_item_methods)
+
 @patch
 def _batches(self:TensorDL):
     "The batches of a pass, before `after_batch`"
     workers,cpu = self.fake_l.num_workers,torch.device(self.device).type=='cpu'
     if workers and not cpu:
         raise ValueError(f"num_workers is {workers}, but worker processes cannot use tensors on {self.device}. Give num_workers=0.")
-    if not (workers or self.pin_memory or _changed(self, 'sample', 'create_batches', *_item_methods)): return self._slices(self._idxs)
+    if self.is_sliced and not (workers or self.pin_memory): return self._slices(self._idxs)
     bs = _loaders[not workers](self.fake_l) if cpu and (workers or self.pin_memory) else self.create_batches(self.sample())
     return (to_device(tuple(b) if type(b) is list and self.pin_memory else b, self.device) for b in bs)
 

@@ -32,6 +32,8 @@ class ShardDL(DistributedDL):
         world_size:int|None=None # by default the number of processes that the launcher started
     ):
         if not isinstance(dl, TensorDL): raise ValueError(f"The loader is a {type(dl).__name__}. Give a TensorDL, as from `mnist_dls`.")
+        if not dl.is_sliced: raise ValueError("The loader replaces a method for single items, and a part of a batch is always a slice. "
+            "Change the batch in `after_batch`.")
         super().__init__(dl, rank, world_size)
         self.even,self.bs = even,-(-dl.bs//self.world_size)
 
@@ -51,6 +53,7 @@ class ShardDL(DistributedDL):
 def get_idxs(self:ShardDL):
     "This rank's items of the next pass, in the order of rank 0"
     idxs = torch.as_tensor(self.dl.get_idxs(), device=self.device)
+    if len(idxs)!=self.dl.n: raise ValueError(f"The order of the pass has {len(idxs)} positions. Give the loader n={len(idxs)}.")
     if self.even and dist.is_initialized(): dist.broadcast(idxs, 0)
     mine = self._rank_range(len(idxs))
     return idxs[torch.arange(mine.start, mine.stop, mine.step, device=self.device)%len(idxs)]

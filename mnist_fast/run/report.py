@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 from ..data.idx import Digits, check_digits
-from ..data.loader import TensorDS
+from ..data.dataset import TensorDS
 from ..data.source import get_digits
 from ..files import as_path, crc32, read_json, write_files
 from ..inference.saved import load_model

@@ -172,7 +172,7 @@ def train_run(
 )->RunResult: # in a process other than the first: None
     "Train a model, test it once, and keep everything in a folder; raises `ValueError` for settings that make no sense"
     s = run_settings(**kwargs)
-    if os.path.isdir(path := as_path(s.source)): s.source = os.path.abspath(path)
+    if s.source not in ('auto','mnist','digits'): s.source = os.path.abspath(as_path(s.source))
     with _threads(s.threads): return _carry_out(s, lambda: _shared_folder(out, f'{s.task}-{_recipe_name(s)}'), on_epoch, on_result, bar)
 
 # %% ../../nbs/88_run.train.ipynb #69bbaacc
