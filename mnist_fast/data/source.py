@@ -249,8 +249,9 @@ def _other_caches():
     home = lambda name, default: Path(os.path.expanduser(os.environ.get(name) or default))
     hub = home('HF_HUB_CACHE', home('HF_HOME', xdg_cache_home()/'huggingface')/'hub')
     snapshots = glob.glob('datasets--ylecun--mnist/snapshots/*', root_dir=hub)
-    places = [home('FASTAI_HOME', '~/.fastai')/'data'/'mnist_png', home('KERAS_HOME', '~/.keras')/'datasets'/'mnist.npz',
-        *(hub/o for o in snapshots), *(Path(os.path.expanduser(o))/'MNIST'/'raw' for o in ('.','data','~/data'))]
+    roots = [Path(os.path.expanduser(o)) for o in ('.','data','~/data')]
+    places = [*(o/'MNIST'/'raw' for o in roots), home('KERAS_HOME', '~/.keras')/'datasets'/'mnist.npz',
+        *(hub/o for o in snapshots), home('FASTAI_HOME', '~/.fastai')/'data'/'mnist_png']
     return [o for o in places if os.access(o, os.R_OK)]
 
 def _cached_or_download():
