@@ -2,4 +2,4 @@
 import sys
 from mnist_fast.cli import main
 
-sys.exit(main())
+if __name__=='__main__': sys.exit(main())
