@@ -53,7 +53,7 @@ def train(
 # %% ../nbs/99_cli.ipynb #8ac2ffe2
 def evaluate(
     run:str, # Folder of a run
-    source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
+    source:str='auto', # auto, mnist, digits, or a folder or file that holds MNIST
     json:bool=False # Print the result as JSON?
 ):
     "Test a saved model on the test set"
@@ -98,7 +98,7 @@ def predict(
 # %% ../nbs/99_cli.ipynb #490c24d2
 def report(
     run:str, # Folder of a run
-    source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: the source that the run used)
+    source:str=None, # auto, mnist, digits, or a folder or file that holds MNIST (default: the source that the run used)
     json:bool=False # Print the path of the report as JSON?
 ):
     "Write report.html into the folder of a run"
@@ -110,7 +110,7 @@ def _records(df): return loads(df.to_json(orient='records', double_precision=15)
 
 def compare(
     runs:Annotated[str, dict(nargs='+')], # Folders of two runs or more, of one task
-    source:str=None, # auto, mnist, digits, or a folder that holds MNIST (default: the source that each run used)
+    source:str=None, # auto, mnist, digits, or a folder or file that holds MNIST (default: the source that each run used)
     out:str=None, # A file for the comparison as a page, such as compare.html
     json:bool=False # Print the rows as JSON?
 ):
@@ -122,7 +122,7 @@ def compare(
 
 # %% ../nbs/99_cli.ipynb #539c3f81
 def ladder(
-    source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
+    source:str='auto', # auto, mnist, digits, or a folder or file that holds MNIST
     seeds:int=5, # Runs of each rung that is random, or timings of each pair
     seed:int=0, # The first seed
     by_hand:bool=False, # Compare what the chapter does by hand with the library instead?
@@ -139,7 +139,7 @@ def bench(
     quick:bool=False, # Measure only loader, optimizer and epochs, in about a minute?
     full:bool=False, # Measure every recipe and peer many times, in an hour or two?
     recipe:str=None, # Name of a recipe: measure only this one, over several seeds
-    source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
+    source:str='auto', # auto, mnist, digits, or a folder or file that holds MNIST
     peers:str='bench/peers', # Folder with a script for each peer
     out:str='bench/results', # Folder for the results as JSON
     json:bool=False # Print the result as JSON?

@@ -3,7 +3,7 @@ import importlib, inspect, pytest, re, torch
 from conftest import names, root
 from fastcore.docments import docments
 
-mods = ['.'.join(o.relative_to(root).with_suffix('').parts) for o in (root/'mnist_fast').rglob('*.py') if o.name not in ('__init__.py','_modidx.py','all.py')]
+mods = ['.'.join(o.relative_to(root).with_suffix('').parts) for o in (root/'mnist_fast').rglob('*.py') if o.name not in ('__init__.py','__main__.py','_modidx.py','all.py')]
 public = [(m,n) for m in mods for n in importlib.import_module(m).__all__]
 objs = [(f'{m}.{n}', getattr(importlib.import_module(m), n)) for m,n in public]
 codes = [(n,o) for n,o in objs if inspect.isfunction(o) or inspect.isclass(o)]

@@ -21,7 +21,7 @@ def run_settings(
     task:Annotated[str, dict(choices=['3v7','full'])]='full', # Threes and sevens, or all ten digits
     model:str=None, # linear, simple_net, cnn, fast_cnn, deep_cnn or branch_cnn (default: the recipe's)
     recipe:str=None, # A named set of settings, such as speed or standard (default: the one named like the model, else cnn)
-    source:str='auto', # auto, mnist, digits, or a folder that holds MNIST
+    source:str='auto', # auto, mnist, digits, or a folder or file that holds MNIST
     epochs:int=None, # Passes over the training set (default: the recipe's)
     lr:float=None, # Learning rate (default: the recipe's)
     bs:int=None, # Items in a batch (default: the recipe's, fewer on a small set)

@@ -178,7 +178,7 @@ def train_run(
 # %% ../../nbs/88_run.train.ipynb #69bbaacc
 def evaluate_run(
     folder:str|Path, # of a run, or a model that the package contains
-    source:str='auto' # auto, mnist, digits, or a folder that holds MNIST
+    source:str='auto' # auto, mnist, digits, or a folder or file that holds MNIST
 )->dict: # `run`, `task`, `source`, `n_test`, `accuracy`, `loss`
     "Test a saved model on the test set; raises `ValueError` where there is none"
     saved = load_model(folder)
