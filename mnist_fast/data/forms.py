@@ -125,7 +125,7 @@ def read_npz(
     return res
 
 # %% ../../nbs/12_data.forms.ipynb #92a795b7
-def _table(path, *widths):
+def _csv_table(path, *widths):
     with _library_errors(path):
         with open(path, encoding='utf-8-sig') as f: has_names = not f.readline().split(',')[0].strip(' "').isdecimal()
         a = pd.read_csv(path, header=0 if has_names else None).to_numpy()
@@ -136,14 +136,14 @@ def read_csv(
     path:str|Path # Kaggle's train.csv, or another table of labels and 784 pixels
 )->tuple: # images and labels
     "Read a table with a digit in each row: its label, then its pixels"
-    a = _table(path, 785)
+    a = _csv_table(path, 785)
     return check_digits(a[:,1:].reshape(-1,28,28), a[:,0].clone(), path)
 
 def csv_images(
     path:str|Path # a table as for `read_csv`, or without labels, as Kaggle's test.csv
 )->torch.Tensor: # images, uint8 `[N,28,28]`
     "Read the images of a table, to predict their labels"
-    return _table(path, 784, 785)[:,-784:].reshape(-1,28,28)
+    return _csv_table(path, 784, 785)[:,-784:].reshape(-1,28,28)
 
 # %% ../../nbs/12_data.forms.ipynb #1f9d56be
 def read_parquet(

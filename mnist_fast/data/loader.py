@@ -134,6 +134,7 @@ def _batches(self:TensorDL):
     bs = _loaders[not workers](self.fake_l) if cpu and (workers or self.pin_memory) else self.create_batches(self.sample())
     return (to_device(tuple(b) if type(b) is list and self.pin_memory else b, self.device) for b in bs)
 
+# %% ../../nbs/14_data.loader.ipynb #cf1d13de
 @patch
 def __iter__(self:TensorDL):
     self.randomize()

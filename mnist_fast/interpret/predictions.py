@@ -106,7 +106,9 @@ def plot_most_wrong(
 )->np.ndarray: # axes, one per mistake, at least one
     "Draw the mistakes that the model is most confident of, each with its label, the prediction and the probability of the prediction"
     ds,df = _dataset(learn, dl),most_wrong(learn, n, dl)
-    if df.empty: return np.array([plt.figure(figsize=(2*imsize,imsize)).add_subplot(title='no mistakes', frame_on=False, xticks=[], yticks=[])])
+    if df.empty:
+        fig = plt.figure(figsize=(2*imsize,imsize))
+        return np.array([fig.add_subplot(title='no mistakes', frame_on=False, xticks=[], yticks=[])])
     titles = [f'{o.actual}, predicted {o.pred}\n{o.probability:.1%}' for o in df.itertuples()]
     show_digits(torch.stack([tensor(ds[i][0]) for i in df['index']]), titles, nrows=math.ceil(len(df)/ncols), imsize=imsize)
     fig = plt.gcf()
