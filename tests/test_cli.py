@@ -375,6 +375,26 @@ def test_full_disk(job, dir):
     for o in (dir/'disk').glob('*.png'): Image.open(o).load()
     assert set(snap(dir/'disk'))<=set(files)
 
+# Tables of pixels
+
+def test_predict_table(tmp_path):
+    "Each row of a CSV file, with labels or without, is a picture; a row without a digit does not end the others"
+    d = embedded_digits()
+    x = d.x_test[:4].clone()
+    x[1] = 0
+    rows = x.flatten(1).tolist()
+    for name,head,o in ('test',[f'pixel{i}' for i in range(784)],rows),('train',['label',*(f'pixel{i}' for i in range(784))],[[9,*r] for r in rows]):
+        (tmp_path/f'{name}.csv').write_text('\n'.join(','.join(map(str, r)) for r in (head,*o)))
+    alone = [load_model().predict(o)[0] for o in x[[0,2,3]]]
+    for name in 'test.csv','train.csv':
+        res = ended(go('predict', name, 'none.csv', '--json', cwd=tmp_path), 1)
+        found = [json.loads(o) for o in res.stdout.splitlines()]
+        assert [o['image'] for o in found]==[*(f'{name}, row {i}' for i in range(4)),'none.csv']
+        assert [o['label'] for o in found if 'label' in o]==alone and 'one colour' in found[1]['error'] and 'No such file' in found[4]['error']
+    res = ended(go('predict', 'test.csv', cwd=tmp_path), 1)
+    assert [o.split(' (')[0] for o in res.stdout.splitlines()]==[f'test.csv, row {i}: {k}' for i,k in zip((0,2,3), alone)]
+    one_sentence(res.stderr, 'test.csv, row 1: ')
+
 # The surroundings of the process
 
 @each('var', ['RANK=1','RANK=x','RANK=','WORLD_SIZE=2','WORLD_SIZE=abc','LOCAL_RANK=1','RANK=-1','LOCAL_WORLD_SIZE=2'])

@@ -2,9 +2,12 @@
 import importlib, matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, re, sys, torch, types
 from conftest import names, quiet
 from copy import deepcopy
+from matplotlib.axes import Axes
 from fastai.callback.all import ActivationStats, MixUp
 from fastai.basics import Callback, DataLoader, DataLoaders, Learner, flatten_model, nn, SGD, tensor
 from fastai.interpret import ClassificationInterpretation
+from mnist_fast.bench.ladder import plot_ladder
+from mnist_fast.bench.peers import plot_growth
 from mnist_fast.callback.monitor import GradNorm
 from mnist_fast.data.loader import TensorDL, mnist_dls, three_seven_dls
 from mnist_fast.data.source import get_digits
@@ -12,7 +15,7 @@ from mnist_fast.interpret.predictions import (column_order, eval_mode, most_conf
     predict_table, prediction_table)
 from mnist_fast.interpret.surface import _random_direction, loss_surface, plot_surface
 from mnist_fast.interpret.weights import plot_activations, plot_filters, plot_weights
-from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, three_seven_learner
+from mnist_fast.learner import FastLearner, fit_recipe, mnist_learner, plot_curves, three_seven_learner
 from mnist_fast.loss import cross_entropy
 from mnist_fast.model import mnist_model
 from mnist_fast.optimizer import FastSGD
@@ -441,3 +444,25 @@ def test_grad_norm_asks_for_no_number():
 
 def test_grad_norm_before_fit():
     with pytest.raises(ValueError, match='Fit first'): GradNorm().norms
+
+def stats_learner():
+    model = mnist_model('simple_net', n_out=10)
+    learn = mnist_learner(mnist_dls(digits, bs=200, seed=1), 'simple_net', model, cbs=[ActivationStats(with_hist=True, modules=relus(model)),GradNorm()])
+    with quiet(learn): learn.fit(1, .1)
+    return learn
+
+plots = dict(weights=lambda o: plot_weights(o.model), filters=lambda o: plot_filters(o.model), cnn_filters=lambda o: plot_filters(mnist_model('cnn')),
+    activations=lambda o: plot_activations(o), curves=lambda o: plot_curves(o), grad_norm=lambda o: o.grad_norm.plot(),
+    confusion=lambda o: plot_confusion(o), most_wrong=lambda o: plot_most_wrong(o, 3),
+    calibration=lambda o: plot_calibration([.2,.9], [True,False]), surface=lambda o: plot_surface(loss_surface(o.model, *batch(8), cross_entropy, steps=3)),
+    ladder=lambda o: plot_ladder([dict(task=t, rung='a', accuracy=.9) for t in ('3v7','full')]),
+    growth=lambda o: plot_growth([dict(n=1, train_s=1, pass_s=1, peak_mb=1, data_mb=1)]))
+
+@each('name', plots)
+def test_drawn_once(name):
+    "A plot is pyplot's current figure, and what comes back are its axes, so that a notebook shows one picture"
+    learn = stats_learner()
+    plt.close('all')
+    axs = np.ravel(plots[name](learn))
+    assert len(axs) and all(isinstance(ax, Axes) for ax in axs) and {ax.figure for ax in axs}=={plt.gcf()} and len(plt.get_fignums())==1
+    plt.close('all')
