@@ -452,7 +452,7 @@ wrong = '''
 train --source digits --recipe nope; nope; linear, simple_net, cnn
 train --source digits --model nope; nope; linear, simple_net, cnn
 train --source digits --task nope; nope; 3v7; full
-train --source /none; /none; no such folder
+train --source /none; /none; no such file or folder
 TRAIN --epochs 0; epochs; 0; 1 or more
 TRAIN --epochs -1; epochs; -1
 TRAIN --epochs x; epochs; x

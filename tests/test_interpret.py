@@ -431,7 +431,7 @@ def test_grad_norm(task):
     with learn.added_cbs(cb): quiet_fit(learn, epochs=1)
     assert list(cb.norms)==[n for n,_ in learn.model.named_parameters()]
     assert (cb.norms**2).sum(axis=1).pow(.5).tolist()==pytest.approx(total.totals, rel=1e-4) and len(total.totals)==len(learn.dls.train)
-    assert len(cb.plot().axes[0].lines)==len(learn.model.state_dict())-9
+    assert len(cb.plot().lines)==len(learn.model.state_dict())-9
 
 def test_grad_norm_asks_for_no_number():
     "Tensors without data would raise where a value is asked for"
