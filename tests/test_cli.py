@@ -77,10 +77,10 @@ def stop(when, wait=0.):
     def f(d, job):
         job('a')
         before,out = snap(d/'a'),d/f'stop-{when}-{wait}'
-        args = f'train --task 3v7 --recipe linear --epochs {3 if when.endswith("png") else 2000} --source digits --out {out}'.split()
+        args = f'train --task 3v7 --recipe linear --epochs {3 if when.endswith("json") else 2000} --source digits --out {out}'.split()
         p = subprocess.Popen(['env', '--default-signal=INT', cmd, *args], stdout=-1, stderr=-1, text=True, cwd=d, env=env)
         def there():
-            if when.endswith('png'): return (out/when).exists()
+            if when.endswith('json'): return (out/when).exists()
             try: return when in Path(f'/proc/{p.pid}/maps').read_text()
             except OSError: return True
         if when=='line': p.stdout.readline()
@@ -114,7 +114,7 @@ def two(d, job):
     o,e = p.communicate(timeout=60)
     return subprocess.CompletedProcess(p.args, p.returncode, o, e),second
 
-stops = [('_ssl',0.), ('libtorch_python',.2), ('libtorch_python',.9), ('sklearn',0.), ('line',.1), ('curves.png',0.)]
+stops = [('_ssl',0.), ('libtorch_python',.2), ('libtorch_python',.9), ('sklearn',0.), ('line',.1), ('metrics.json',0.)]
 a = 'train --source digits --task 3v7 --recipe linear --epochs 2 --seed 1 --out'
 b = 'train --source digits --task full --recipe cnn --epochs 1 --seed 1 --out'
 c = f'train --source digits --task full --recipe cnn --epochs 3 --every 5 --seed 1 --valid 0.2 --keep-best --ema 0.9 --nan-guard --bs 25 --out'

@@ -194,7 +194,7 @@ def test_errors_pass():
 def test_no_scaling(tmp_path):
     "An error in the processes stands in the row"
     row, = scaling_rows(tmp_path/'none', processes=(2,))
-    assert row['processes']==2 and 'no such folder' in row['error']
+    assert row['processes']==2 and 'no such file or folder' in row['error']
 
 def test_without_accelerate():
     "Only this module needs it"

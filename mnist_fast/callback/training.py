@@ -15,6 +15,7 @@ from fastai.callback.core import Callback, CancelFitException, CancelValidExcept
 from fastai.callback.tracker import TrackerCallback
 from fastai.layers import NoneReduce
 from fastcore.basics import patch, store_attr
+from ..model import unwrap_model
 
 # %% ../../nbs/31_callback.training.ipynb #4d4d1d04
 class HardExamples(Callback):
@@ -135,13 +136,14 @@ class EMA(Callback):
         self.decay = decay
 
     def before_fit(self):
-        self.average = AveragedModel(self.model, multi_avg_fn=partial(_update_average, decay=self.decay), use_buffers=True)
+        self.average = AveragedModel(unwrap_model(self.model), multi_avg_fn=partial(_update_average, decay=self.decay), use_buffers=True)
         self.swapped = False
 
-    def after_step(self): self.average.update_parameters(self.model)
+    def after_step(self): self.average.update_parameters(unwrap_model(self.model))
 
     def after_fit(self):
-        if self.average and self.train_iter and self.average.n_averaged: self.model.load_state_dict(self.average.module.state_dict())
+        if self.average and self.train_iter and self.average.n_averaged:
+            unwrap_model(self.model).load_state_dict(self.average.module.state_dict())
         self.average = None
 
 # %% ../../nbs/31_callback.training.ipynb #ac00f2f7
