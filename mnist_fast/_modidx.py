@@ -801,6 +801,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mnist_fast/run/history.py'),
                                         'mnist_fast.run.history.History.before_fit': ( 'run.history.html#history.before_fit',
                                                                                        'mnist_fast/run/history.py'),
+                                        'mnist_fast.run.history.History.before_train': ( 'run.history.html#history.before_train',
+                                                                                         'mnist_fast/run/history.py'),
                                         'mnist_fast.run.history.History.cleanup_fit': ( 'run.history.html#history.cleanup_fit',
                                                                                         'mnist_fast/run/history.py'),
                                         'mnist_fast.run.history._csv': ('run.history.html#_csv', 'mnist_fast/run/history.py'),

@@ -33,17 +33,17 @@ def pin_threads(
     return True
 
 # %% ../nbs/01_threads.ipynb #51e5e367
-_launcher = 'RANK','WORLD_SIZE','LOCAL_RANK','LOCAL_WORLD_SIZE','MASTER_ADDR','MASTER_PORT'
+_launcher = 'RANK','WORLD_SIZE','LOCAL_RANK','LOCAL_WORLD_SIZE','MASTER_PORT','MASTER_ADDR'
 
 def _is_launched():
     "Are all variables of a launcher there, and do its numbers make sense?"
-    try: rank,size,local_rank,local_size = (int(os.environ[k]) for k in _launcher[:4])
+    try: rank,size,local_rank,local_size,port = (int(os.environ[k]) for k in _launcher[:5])
     except (KeyError, ValueError): return False
-    return 0<=rank<size and 0<=local_rank<local_size<=size and all(k in os.environ for k in _launcher)
+    return 0<=rank<size and 0<=local_rank<local_size<=size and 0<=port<2**16 and 'MASTER_ADDR' in os.environ
 
 def check_launcher():
     "Raises `ValueError` if the environment has only some of the variables of a launcher, or if they contradict each other"
-    found = {k: os.environ[k] for k in _launcher[:4] if k in os.environ}
-    if all(v==('1' if 'SIZE' in k else '0') for k,v in found.items()) or _is_launched(): return
+    found = {k: os.environ[k] for k in _launcher if k in os.environ}
+    if all(v==('1' if 'SIZE' in k else '0') for k,v in found.items() if 'MASTER' not in k) or _is_launched(): return
     raise ValueError(f"The environment has {', '.join(f'{k}={v}' for k,v in found.items())}, but no launcher such as torchrun has set "
         f"all its variables. Start with torchrun, or remove what is left over: unset {' '.join(found)}.")

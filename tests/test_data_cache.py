@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from mnist_fast.data import cache, download, idx
 from mnist_fast.data.cache import cache_file, cache_lock, read_cache, unpacked, write_cache
 from mnist_fast.data.download import download_mnist
-from mnist_fast.data.source import get_digits, read_folder
+from mnist_fast.data.source import embedded_digits, get_digits, read_folder
 
 ## MNIST in one file
 
@@ -177,3 +177,9 @@ def test_interrupted_unpacking(tmp_path, mapped, e):
     with pytest.raises(type(e)): unpacked(f, [''], (2,28,28), blocks())
     assert not copies()
     assert torch.equal(unpacked(f, [''], (2,28,28), [bytes(784),b'1'*784])[:,0,0], tensor([0,49]).byte()) and len(copies())==1
+
+def test_home(tmp_path, monkeypatch):
+    "A path that begins with `~` is read where it was written"
+    monkeypatch.setenv('HOME', str(tmp_path))
+    write_cache([*embedded_digits()[:4]], Path('~/a/m.safetensors'))
+    assert torch.equal(read_cache('~/a/m.safetensors').x, embedded_digits().x) and (tmp_path/'a'/'m.safetensors').exists()

@@ -1,6 +1,6 @@
 "The history of a run as files: which rows, when they are there, and after a second fit or a resumed one"
 import csv, json, pytest
-from conftest import quiet
+from conftest import names, quiet
 from contextlib import suppress
 from fastai.callback.core import Callback
 from fastai.callback.tracker import SaveModelCallback
@@ -65,3 +65,12 @@ def test_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path/'file').write_text('')
     learn = learner(History(tmp_path/'file'/'x'))
     with quiet(learn), pytest.raises(OSError, match='file/x.*cannot be written'): learn.fit(1, .1)
+
+@pytest.mark.parametrize('cb', [lambda o: History(o), lambda o: Checkpoint(o, every=1)], ids=['history','checkpoint'])
+def test_left_over(cb, tmp_path, monkeypatch):
+    "A variable that a launcher left behind would let them write nothing in silence: the fit says so; validation needs no launcher"
+    learn = mnist_learner(mnist_dls('digits', bs=256), 'linear', cbs=cb(tmp_path))
+    monkeypatch.setenv('RANK', '1')
+    with quiet(learn), pytest.raises(ValueError) as e: learn.fit(1)
+    names(e, 'RANK=1', 'unset RANK')
+    with quiet(learn): learn.validate()

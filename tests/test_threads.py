@@ -1,7 +1,8 @@
 "Threads are bound where that helps, the user's own settings stay, and forked processes are free"
 import os, pytest, subprocess, sys
 from conftest import names
-from mnist_fast.threads import pin_threads, thread_settings
+from fastcore.xtras import modified_env
+from mnist_fast.threads import check_launcher, pin_threads, thread_settings
 
 linux = pytest.mark.skipif(sys.platform!='linux', reason='only Linux binds threads')
 pin = 'import os; from mnist_fast.threads import pin_threads; res = pin_threads({}); import torch'
@@ -45,6 +46,20 @@ from mnist_fast.learner import run_recipe
 from mnist_fast.data.source import get_digits
 print(crc32(run_recipe(get_digits('digits'), 'full', 'linear', 0)['learn'].model.state_dict().values()))"""
     assert python(pin.format('')+train)==python('import torch'+train)
+
+a_rank = dict(RANK='1', WORLD_SIZE='2', LOCAL_RANK='1', LOCAL_WORLD_SIZE='2', MASTER_ADDR='localhost', MASTER_PORT='29500')
+wrong = [*({k: v for k,v in a_rank.items() if k!=o} for o in a_rank), *({**a_rank, k: v} for k in a_rank if k!='MASTER_ADDR' for v in ('','x','-1')),
+    {**a_rank, 'RANK': '2'}, {**a_rank, 'LOCAL_RANK': '2'}, {**a_rank, 'LOCAL_WORLD_SIZE': '3'}, {**a_rank, 'MASTER_PORT': '65536'}]
+
+@pytest.mark.parametrize('env', wrong, ids=str)
+def test_launcher(env):
+    "All variables of a launcher, and numbers that fit each other; otherwise each is named"
+    with modified_env(*a_rank.keys()-env.keys(), **env), pytest.raises(ValueError) as e: check_launcher()
+    names(e, *(f'{k}={v}' for k,v in env.items()), 'unset')
+
+@pytest.mark.parametrize('env', [{}, a_rank, dict(RANK='0', WORLD_SIZE='1'), dict(MASTER_ADDR='localhost', MASTER_PORT='x')], ids=str)
+def test_no_left_over(env):
+    with modified_env(*a_rank.keys()-env.keys(), **env): check_launcher()
 
 def test_too_late(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torch', None)

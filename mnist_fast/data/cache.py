@@ -16,7 +16,7 @@ from safetensors import safe_open, SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 from .idx import DataError, Digits, idx_blocks, idx_shape, map_idx
-from ..files import crc32, error_reason, temp_files, write_files
+from ..files import as_path, crc32, error_reason, temp_files, write_files
 
 # %% ../../nbs/11_data.cache.ipynb #9d78e58b
 def cache_file()->Path:
@@ -30,7 +30,7 @@ def read_cache(
     path:Path|None=None # cache file, by default `cache_file()`
 )->Digits|None: # nothing if there is no cache yet
     "Read MNIST from the cache; raises `DataError` if the file is damaged"
-    path = Path(path or cache_file())
+    path = as_path(path or cache_file())
     try:
         if not path.exists(): return
         with safe_open(path, 'pt') as f: tensors,crc = [f.get_tensor(k) for k in Digits._fields[:4]],(f.metadata() or {}).get('crc32')

@@ -16,6 +16,7 @@ from urllib.error import HTTPError
 from tqdm import tqdm
 from .cache import cache_lock, cache_file, read_cache, write_cache
 from .idx import DataError, Digits, idx_shape, idx_tensor
+from ..files import as_path
 
 # %% ../../nbs/12_data.download.ipynb #d2670646
 mirrors = ['https://ossci-datasets.s3.amazonaws.com/mnist/', 'https://storage.googleapis.com/cvdf-datasets/mnist/',
@@ -108,7 +109,7 @@ def download_mnist(
     timeout:float=300. # seconds allowed in all
 )->Digits: # MNIST: 60,000 to train and 10,000 to test
     "Fetch MNIST, check it and keep it in one file; raises `DataError` and leaves the cache as it was if that fails"
-    path = Path(path or cache_file())
+    path = as_path(path or cache_file())
     with cache_lock(path, 'MNIST', timeout):
         with suppress(DataError):
             if d := read_cache(path): return d

@@ -15,6 +15,7 @@ from .. import __version__
 from ..files import as_path
 from ..model import unwrap_model
 from .state import *
+from ..threads import check_launcher
 
 # %% ../../nbs/82_run.checkpoint.ipynb #9bc93040
 class Checkpoint(Callback):
@@ -64,6 +65,7 @@ def _files(self:Checkpoint): return sorted(self.folder.glob('checkpoint-*.safete
 
 @patch
 def _start_fit(self:Checkpoint):
+    check_launcher()
     if not self.n_fits:
         if not rank_distrib(): [o.unlink() for o in self.folder.glob('.checkpoint-*')]
         files = self._files()

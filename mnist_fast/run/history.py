@@ -10,6 +10,7 @@ import csv, io, json, time
 from fastai.basics import *
 from fastai.callback.core import Callback
 from ..files import as_path, write_files
+from ..threads import check_launcher
 
 # %% ../../nbs/83_run.history.ipynb #95926342
 def _jsonl(rows): return ''.join(json.dumps(o)+'\n' for o in rows)
@@ -44,6 +45,8 @@ class History(Callback):
     def before_fit(self):
         self.cleanup_fit()
         self.rows,self.is_fitting = [],True
+
+    def before_train(self): check_launcher()
 
     def before_epoch(self):
         self.seconds,self.clock = 0.,_stopwatch()
