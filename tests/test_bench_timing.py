@@ -49,10 +49,10 @@ def test_recipe_row():
     "The same seed gives the same accuracy; the mean is that of the runs"
     a,b = (recipe_row(digits, '3v7', 'speed', range(3)) for _ in range(2))
     assert a['accuracies']==b['accuracies'] and a['accuracy']==pytest.approx(np.mean(a['accuracies']))
-    assert a['deviation']==pytest.approx(np.std(a['accuracies'], ddof=1))
+    assert a['accuracy_sd']==pytest.approx(np.std(a['accuracies'], ddof=1))
     assert (a['lowest'],a['highest'],a['n'])==(min(a['accuracies']),max(a['accuracies']),3)
     assert run_recipe(digits, '3v7', 'speed', 1)['accuracy']==a['accuracies'][1]
 
 def test_recipe_row_of_one_seed():
-    "One run has no deviation"
-    assert recipe_row(few, '3v7', 'linear', range(1))['deviation'] is None
+    "One run has no standard deviation"
+    assert recipe_row(few, '3v7', 'linear', range(1))['accuracy_sd'] is None

@@ -45,12 +45,12 @@ def _by_hand_rung(digits, seed):
     return dict(accuracy=batch_accuracy(preds, yb).item(), loss=mnist_loss(preds, yb).item(), seconds=seconds, params=785)
 
 # %% ../../nbs/90_bench.ladder.ipynb #bbe41ee8
-def _rungs(digits, seeds):
+def _rungs(digits, seeds, with_recipes=True):
     "Task, name, seeds, and the function that trains and tests with a seed"
     for task in recipes:
         for d in ('l1','l2'): yield task,f'pixel similarity {d.upper()}',[None],partial(_pixel_rung, digits, task, d)
         if task=='3v7': yield task,'linear by hand',seeds,partial(_by_hand_rung, digits)
-        for r in ('linear','simple_net','cnn','speed'): yield task,r,seeds,partial(run_recipe, digits, task, r)
+        for r in ('linear','simple_net','cnn','speed')*with_recipes: yield task,r,seeds,partial(run_recipe, digits, task, r)
 
 def _mean_row(runs):
     row = {k: mean(r[k] for r in runs) if runs[0][k] is not None else None for k in ('accuracy','loss','seconds')}
@@ -61,10 +61,11 @@ def _mean_row(runs):
 def ladder_rows(
     digits:Digits, # from `get_digits`
     seeds:int=5, # runs of each rung that is random
-    seed:int=0 # the first seed
+    seed:int=0, # the first seed
+    with_recipes:bool=True # also the rungs that a recipe trains?
 )->list: # a dict a rung: `task`, `rung`, `n` runs, mean `accuracy`, `loss` and `seconds`, `accuracy_sd`, `accuracies`, `params`, `source`
     "Train and test every rung of the chapter, for both tasks"
-    rungs,rows = [*_rungs(digits, range(seed, seed+seeds))],[]
+    rungs,rows = [*_rungs(digits, range(seed, seed+seeds), with_recipes)],[]
     with tqdm(total=sum(len(o[2]) for o in rungs), disable=None, leave=False) as bar:
         for task,rung,ss,f in rungs:
             bar.set_description(f'{task} {rung}')

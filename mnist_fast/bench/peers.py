@@ -13,6 +13,7 @@ from statistics import mean, median
 from warnings import warn
 from fastai.basics import *
 
+from .ladder import ladder_rows
 from .timing import epoch_rows, exhaust, loader_rows, ratio_row, recipe_row, step_rows
 from ..callback.training import SkipValidation
 from ..data.loader import TensorDL
@@ -158,13 +159,13 @@ def scaling_rows(
     return rows
 
 # %% ../../nbs/92_bench.peers.ipynb #00060a6f
-_seeds = {('full','speed'): 20, ('3v7','speed'): 20, ('full','standard'): 5, ('full','best'): 5, ('full','tiny'): 5, ('3v7','best'): 5}
 _peer_options = dict(sklearn_mlp=[()], fastai_png=[('--epochs','2'),('--epochs','3')])
 
 def _recipe_seeds(recipe, full):
-    if not recipe: return _seeds if full else {('full','speed'): 5, ('3v7','speed'): 5}
-    get_recipe('full', recipe)
-    return {(t,recipe): _seeds.get((t,recipe), 5) for t in recipes if recipe in recipes[t]}
+    "How many seeds for each task and recipe"
+    if recipe: get_recipe('full', recipe)
+    chosen = {recipe} if recipe else set(recipes['full']) if full else {'speed'}
+    return {(t,r): 20 if r=='speed' and (full or recipe) else 5 for t in recipes for r in recipes[t] if r in chosen}
 
 def _peer_rows(digits, source, folder, n):
     scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _peer_options.get(s.stem, [()])]
@@ -184,19 +185,21 @@ def bench_rows(
     full:bool=False, # everything, many times?
     peers:str|Path='bench/peers', # folder of scripts
     recipe:str|None=None # this recipe alone?
-)->dict: # lists of rows: `pairs`, `peers`, `recipes`, `start`, `growth`, `scaling`
+)->dict: # lists of rows: `pairs`, `ladder`, `recipes`, `peers`, `start`, `growth`, `scaling`
     "Run the benchmark"
     seeds,digits,n = _recipe_seeds(recipe, full),get_digits(source),5
     measure_recipes = lambda: [recipe_row(digits, *k, range(v)) for k,v in seeds.items()]
     if recipe: return dict(recipes=measure_recipes())
     pairs = _part_rows(digits, quick, n)
     if quick: return dict(pairs=pairs)
-    return dict(pairs=pairs, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
+    ladder = ladder_rows(digits, with_recipes=False)
+    return dict(pairs=pairs, ladder=ladder, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
         start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
 
 # %% ../../nbs/92_bench.peers.ipynb #91314561
 _columns = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n',
-    recipes='task recipe accuracy deviation lowest highest n seconds params',
+    ladder='task rung accuracy accuracy_sd n seconds params',
+    recipes='task recipe accuracy accuracy_sd lowest highest n seconds params',
     peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error', growth='n pass_s train_s data_mb peak_mb',
     start='import_s command_s beyond_s import_mb command_mb beyond_mb n', scaling='recipe processes seconds ratio accuracy n error')
 

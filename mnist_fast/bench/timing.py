@@ -133,10 +133,10 @@ def recipe_row(
     task:str, # '3v7' or 'full'
     recipe:str, # a name in `recipes[task]`
     seeds:range # one run each
-)->dict: # mean `accuracy` with `deviation`, `lowest` and `highest`; median `seconds`; `params`; `accuracies` of all runs
+)->dict: # mean `accuracy` with `accuracy_sd`, `lowest` and `highest`; median `seconds`; `params`; `accuracies` of all runs
     "Accuracy and time of a recipe over seeds"
     runs = [run_recipe(digits, task, recipe, s) for s in seeds]
     accs = [r['accuracy'] for r in runs]
-    deviation = stdev(accs) if len(accs)>1 else None
-    return dict(task=task, recipe=recipe, accuracy=mean(accs), deviation=deviation, lowest=min(accs), highest=max(accs),
+    accuracy_sd = stdev(accs) if len(accs)>1 else None
+    return dict(task=task, recipe=recipe, accuracy=mean(accs), accuracy_sd=accuracy_sd, lowest=min(accs), highest=max(accs),
         n=len(accs), seconds=median(r['seconds'] for r in runs), params=runs[0]['params'], accuracies=accs)
