@@ -1,36 +1,82 @@
-# make demo: train and test both tasks.  make test: all the tests, with one thread, so that they last as long beside another program.
-# make portable: the notebooks on PyTorch's simplest instructions, with two threads.  Each sets up .venv the first time.
+# Each habit of the project as one target: `make help` lists them. The first one sets up .venv.
 PYTHON ?= python3
 SEEDS ?= 1
+PORT ?= 8000
 BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 FLAGS := $(if $(MNIST_FAST_DATA),mnist slow,slow)
 
-.PHONY: demo test portable readme weights
-test: export OMP_NUM_THREADS = 1
+.PHONY: help demo test portable prepare notebook file docs docs-check docs-serve quarto readme weights picture bench hooks dist
+test file: export OMP_NUM_THREADS = 1
 
-demo: $(BIN)/.installed
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BIN)/.installed  ## train and test both tasks, and every rung of the chapter; SEEDS=5 for five runs of each
 	$(BIN)/mnist_fast train --task 3v7 --recipe simple_net --out $(RUN)/3v7
 	$(BIN)/mnist_fast train --task full --recipe cnn --out $(RUN)/full
 	$(BIN)/mnist_fast ladder --seeds $(SEEDS) --out $(RUN)/ladder
 	@echo "Models, figures and plots are in $(RUN)"
 
-test: $(BIN)/.installed
+test: $(BIN)/.installed  ## run all tests, with one thread, so that they last as long beside another program
 	$(BIN)/chkstyle .
 	$(BIN)/nbdev-test --flags "$(FLAGS)"
-	$(BIN)/pytest --ignore tests/test_notebooks.py
+	$(BIN)/pytest --ignore tests/test_notebooks.py --ignore tests/test_site.py
 
-portable: $(BIN)/.installed
+portable: $(BIN)/.installed  ## run the notebooks on PyTorch's simplest instructions, with two threads
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 $(BIN)/nbdev-test --n-workers 1
 
-weights: $(BIN)/.installed
+notebook: $(BIN)/.installed  ## run the cells of one notebook: make notebook NB=nbs/21_loss.ipynb
+	$(BIN)/nbdev-test $(NB) --flags "$(FLAGS)"
+
+file: $(BIN)/.installed  ## run one file of tests: make file T=tests/test_loss.py
+	$(BIN)/pytest -q $(T)
+
+prepare: $(BIN)/.installed  ## after a change: modules from notebooks, clean notebooks, README, style
+	$(BIN)/nbdev-export
+	$(BIN)/nbdev-clean
+	$(BIN)/python tools/readme.py
+	$(BIN)/chkstyle .
+
+docs: $(BIN)/.docs  ## build the site into _docs, and check it
+	$(BIN)/python tools/site/build.py
+
+docs-check: $(BIN)/.docs  ## open the site that was built in Chromium, if there is one
+	$(BIN)/pytest -q -rs tests/test_site.py
+
+docs-serve: $(BIN)/.docs  ## show the site that was built on 127.0.0.1; PORT=8000
+	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)
+
+quarto: $(BIN)/.installed  ## build the same notebooks with nbdev-docs, where Quarto is installed
+	@if command -v quarto >/dev/null; then $(BIN)/nbdev-docs; else echo "Quarto is not installed (https://quarto.org). The site needs it only here: make docs works without."; fi
+
+readme: $(BIN)/.installed  ## README.md and CONTRIBUTING.md from their notebooks
+	$(BIN)/python tools/readme.py
+
+picture: $(BIN)/.installed  ## the picture of the README, from the results of the benchmark
+	$(BIN)/python tools/picture.py
+
+weights: $(BIN)/.installed  ## train the models of the package again, and write their card
 	$(BIN)/python tools/weights.py
 
-readme: $(BIN)/.installed
-	$(BIN)/python tools/readme.py
+bench: $(BIN)/.installed  ## measure all figures again: two hours on an idle machine
+	$(BIN)/pip install --quiet --requirement bench/requirements.txt
+	$(BIN)/mnist_fast bench --full
+
+hooks: $(BIN)/.installed  ## nbdev's hooks for git, which keep notebooks clean and merge them
+	$(BIN)/nbdev-install-hooks
+
+dist: $(BIN)/.installed  ## build the sdist and the wheel into dist, and check them
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
 
 $(BIN)/.installed: pyproject.toml settings.ini setup.py
 	@echo "Installing into .venv: a few minutes and 6 GB the first time"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(BIN)/.docs: $(BIN)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@

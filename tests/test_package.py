@@ -28,6 +28,8 @@ def test_installs(python, tmp_path):
     assert sh(python.parent/'mnist_fast', '--help', cwd=tmp_path)==sh(python, '-m', 'mnist_fast', '--help', cwd=tmp_path).replace('-m mnist_fast', 'mnist_fast')
     sh(python, '-c', "from mnist_fast.inference.saved import load_model; load_model('full'), load_model('3v7')", cwd=tmp_path)
 
+def test_twine(dist): sh(bin/'twine', 'check', '--strict', *dist.glob('mnist_fast-*'))
+
 def test_hooks(tmp_path):
     "A clone with nbdev's hooks, as the README says, has no changes"
     sh('git', 'clone', '-q', root, tmp_path/'clone')

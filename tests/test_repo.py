@@ -1,7 +1,9 @@
 "Notebooks are clean, what is made from them is in step with them, and the rules of the house hold"
-import ast, json, pytest, re, shutil, sys, tomllib
+import ast, json, pytest, re, shutil, sys
 from collections import Counter
 from conftest import bin, root, sh
+from nbdev.config import tomllib
+from nbdev.release import CHANGELOG_MARKER, update_changelog
 
 notebooks = sorted(root.glob('nbs/**/*.ipynb'))
 floors = {o.stem.split('_', 1)[1]: int(o.stem.split('_')[0]) for o in root.glob('nbs/[0-9]*.ipynb')}
@@ -29,8 +31,8 @@ def test_in_step(copy, cmd):
 
 def test_readme():
     sys.path.insert(0, str(root/'tools'))
-    from readme import readme
-    assert (root/'README.md').read_text(encoding='utf-8')==readme()
+    from readme import made
+    for path,text in made().items(): assert path.read_text(encoding='utf-8')==text
 
 def test_each_module_has_its_notebook(): assert files.keys()-by_hand==floors.keys()
 
@@ -104,6 +106,29 @@ def test_once(what):
     found = {k for k,o in files.items() if re.search(pattern, re.sub(r'^ *"[^"]*"$', '', o.read_text(), flags=re.M)) and k!='by_hand'}
     assert found=={home}
 
+# The way to a release
+
+def test_changelog():
+    "It has the marker after which nbdev's tools write, and a section for this version"
+    from mnist_fast import __version__
+    text = (root/'CHANGELOG.md').read_text()
+    assert text.count(CHANGELOG_MARKER)==1 and f'\n## {__version__}\n' in text
+    assert update_changelog(text, '9.9', '\n## 9.9\n\n- new\n').index('## 9.9')<text.index(f'## {__version__}')
+
+def test_workflows():
+    "They follow GitHub's schema, and their steps are targets of the Makefile"
+    files = sorted((root/'.github'/'workflows').glob('*.yml'))
+    sh(bin/'check-jsonschema', '--builtin-schema', 'vendor.github-workflows', *files)
+    sh(bin/'pre-commit', 'validate-config', root/'.pre-commit-config.yaml')
+    targets = [t for o in files for line in re.findall(r'- run: (.*)', o.read_text()) for t in re.fullmatch(r'make ([a-z -]+?)(?: PYTHON=python)?', line)[1].split()]
+    assert {'test','portable','docs','docs-check','dist'}<={*targets}
+    for t in {*targets}: sh('make', '-n', t)
+
+def test_help():
+    "`make help` names each target that is meant for people"
+    text = (root/'Makefile').read_text()
+    assert {*re.findall(r'^make ([a-z-]+)', sh('make', 'help'), flags=re.M)}=={*re.search(r'PHONY: (.*)', text)[1].split()}
+
 # The look of the notebooks
 
 @pytest.mark.parametrize('nb', notebooks, ids=lambda o: o.stem)
@@ -124,7 +149,7 @@ def test_results_name_no_folder():
 
 def test_links():
     "A link from a notebook or a page to a file of the repository leads somewhere"
-    for page in [*notebooks, root/'README.md', root/'CHANGELOG.md', root/'mnist_fast/weights/README.md']:
+    for page in [*notebooks, *(root/f'{o}.md' for o in ('README','CONTRIBUTING','CHANGELOG')), root/'mnist_fast/weights/README.md']:
         text = page.read_text()
         if page.suffix=='.ipynb': text = '\n'.join(''.join(c['source']) for c in json.loads(text)['cells'] if c['cell_type']=='markdown')
         for target in re.findall(r'\]\(([^)#:\s]+)\)', text): assert (page.parent/target).exists(), f'{page.name}: {target}'
