@@ -91,12 +91,12 @@ def copy(tmp_path):
 def test_faults(copy):
     "An unknown directive, a dead link, a name that no code has and an old README each give a sentence that names the cell"
     nb = json.loads((copy/'nbs'/'21_loss.ipynb').read_text())
-    n = len(nb['cells'])
-    texts = {'code': '#| exprot\n1', 'markdown': 'See [there](no_such.ipynb) and `'+'mnist_'+'lozz`.'}
+    n,lost = len(nb['cells']),'mnist_'+'lozz' # in two parts, so that no code has this name
+    texts = {'code': '#| exprot\n1', 'markdown': 'See [there](no_such.ipynb) and `'+f'{lost}`.'}
     for t,s in texts.items(): nb['cells'].append(dict(cell_type=t, id=t, metadata={}, source=s, **(dict(outputs=[], execution_count=None) if t=='code' else {})))
     (copy/'nbs'/'21_loss.ipynb').write_text(json.dumps(nb))
     with open(copy/'README.md', 'a') as f: f.write('more')
     res = run([sys.executable, copy/'tools'/'site'/'build.py'], cwd=copy, text=True, capture_output=True)
     assert res.returncode==1 and not (copy/'_docs').exists() and 'Traceback' not in res.stderr
     for rx in (rf'nbs/21_loss.ipynb, cell {n+1}: the directive `exprot` is unknown', rf'nbs/21_loss.ipynb, cell {n+2}: the link to no_such.ipynb leads nowhere',
-        rf'nbs/21_loss.ipynb, cell {n+2}: `mnist_lozz` leads nowhere', r'README.md: it is older than its notebook', r'The site was not built: 4 problems'): assert re.search(rx, res.stderr), (rx, res.stderr)
+        rf'nbs/21_loss.ipynb, cell {n+2}: `{lost}` leads nowhere', r'README.md: it is older than its notebook', r'The site was not built: 4 problems'): assert re.search(rx, res.stderr), (rx, res.stderr)

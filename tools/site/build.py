@@ -27,6 +27,7 @@ groups = {'Tutorials': r'tutorials/', 'Files and data': r'[01]\d_', 'Losses, opt
 texts = {'changes': root/'CHANGELOG.md', 'model_card': cfg.lib_path/'weights'/'README.md'}
 project = ['benchmarks','changes','contributing','model_card']
 directives = {*cfg.tst_flags, *'default_exp export exports exporti exec_doc hide hide_line filter_stream eval echo output include code-fold code-summary fig-alt'.split()}
+everyday = 'step stack view rank leak device schedule recipe converge reduction'.split() # terms that have another meaning too often to be linked
 problems = []
 
 def problem(where, text): problems.append(f'{where}: {text}')
@@ -315,6 +316,6 @@ pages = [Page(o) for o in sorted([*nbs.glob('*.ipynb'),*nbs.glob('tutorials/*.ip
 entries = {f'{p.module}.{o}' for p in pages for n in p.names for o in (n, *(f'{n}.{m}' for m in methods(p.module, n)))} | {p.module for p in pages if p.module}
 outside = NbdevLookup(strip_libs='')
 terms,words = glossary(),all_words()
-term_pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(terms, key=len, reverse=True)))})s?\b", flags=re.I)
+term_pattern = re.compile(rf"\b({'|'.join(map(re.escape, sorted(terms.keys()-{*everyday}, key=len, reverse=True)))})s?\b", flags=re.I)
 
 if __name__=='__main__': main()

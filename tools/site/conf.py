@@ -18,14 +18,14 @@ myst_heading_anchors = 4
 
 add_module_names = False
 toc_object_entries_show_parents = 'hide'
-python_maximum_signature_line_length = 80
 viewcode_line_numbers = True
 pygments_style,pygments_dark_style = 'a11y-high-contrast-light','a11y-high-contrast-dark'
 
 html_theme = 'furo'
 html_title = project
 html_static_path,templates_path = ['static'],['templates']
-html_css_files = ['site.css']
+html_css_files,html_js_files = ['site.css'],['site.js']
+html_favicon = 'static/favicon.svg'
 html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = 'mathml'
