@@ -59,7 +59,7 @@ picture: $(BIN)/.installed  ## the picture of the README, from the results of th
 weights: $(BIN)/.installed  ## train the models of the package again, and write their card
 	$(BIN)/python tools/weights.py
 
-bench: $(BIN)/.installed  ## measure all figures again: two hours on an idle machine
+bench: $(BIN)/.installed  ## measure all figures again: an hour and a half on an idle machine
 	$(BIN)/pip install --quiet --requirement bench/requirements.txt
 	$(BIN)/mnist_fast bench --full
 

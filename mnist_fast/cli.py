@@ -137,7 +137,7 @@ def ladder(
 # %% ../nbs/99_cli.ipynb #97abe194
 def bench(
     quick:bool=False, # Measure only loader, optimizer and epochs, in about a minute?
-    full:bool=False, # Measure every recipe and peer many times, in an hour or two?
+    full:bool=False, # Measure every recipe and peer many times, in an hour and a half?
     recipe:str=None, # Name of a recipe: measure only this one, over several seeds
     source:str='auto', # auto, mnist, digits, or a folder or file that holds MNIST
     peers:str='bench/peers', # Folder with a script for each peer

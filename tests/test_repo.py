@@ -113,7 +113,8 @@ def test_changelog():
     from mnist_fast import __version__
     text = (root/'CHANGELOG.md').read_text()
     assert text.count(CHANGELOG_MARKER)==1 and f'\n## {__version__}\n' in text
-    assert update_changelog(text, '9.9', '\n## 9.9\n\n- new\n').index('## 9.9')<text.index(f'## {__version__}')
+    new = update_changelog(text, '9.9', '\n## 9.9\n\n- new\n')
+    assert new.index('## 9.9')<new.index(f'## {__version__}')
 
 def test_workflows():
     "They follow GitHub's schema, and their steps are targets of the Makefile"

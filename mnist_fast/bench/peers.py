@@ -165,7 +165,8 @@ def _recipe_seeds(recipe, full):
     "How many seeds for each task and recipe"
     if recipe: get_recipe('full', recipe)
     chosen = {recipe} if recipe else set(recipes['full']) if full else {'speed'}
-    return {(t,r): 20 if r=='speed' and (full or recipe) else 5 for t in recipes for r in recipes[t] if r in chosen}
+    n = dict(speed=20, best=3, tiny=3) if full else {}
+    return {(t,r): n.get(r, 5) for t in recipes for r in recipes[t] if r in chosen}
 
 def _peer_rows(digits, source, folder, n):
     scripts = [(s,o) for s in sorted(folder.glob('*.py')) if s.stem!='common' for o in _peer_options.get(s.stem, [()])]
@@ -193,12 +194,11 @@ def bench_rows(
     pairs = _part_rows(digits, quick, n)
     if quick: return dict(pairs=pairs)
     ladder = ladder_rows(digits, with_recipes=False)
-    return dict(pairs=pairs, ladder=ladder, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), n if full else 1),
-        start=[start_row(source, n if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 3 if full else 1))
+    return dict(pairs=pairs, ladder=ladder, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), 3 if full else 1),
+        start=[start_row(source, 3 if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 2 if full else 1))
 
 # %% ../../nbs/92_bench.peers.ipynb #91314561
-_columns = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n',
-    ladder='task rung accuracy accuracy_sd n seconds params',
+_columns = dict(pairs='task ours peer ours_s peer_s ratio lowest highest n', ladder='task rung accuracy accuracy_sd n seconds params',
     recipes='task recipe accuracy accuracy_sd lowest highest n seconds params',
     peers='task ours peer ours_s peer_s ratio lowest highest accuracy peer_accuracy n error', growth='n pass_s train_s data_mb peak_mb',
     start='import_s command_s beyond_s import_mb command_mb beyond_mb n', scaling='recipe processes seconds ratio accuracy n error')
