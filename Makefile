@@ -1,4 +1,4 @@
-# Each habit of the project as one target: `make help` lists them. The first one sets up .venv.
+# Each habit of the project as one target: `make help` lists them. Any of them except help sets up .venv the first time.
 PYTHON ?= python3
 SEEDS ?= 1
 PORT ?= 8000
@@ -23,8 +23,8 @@ test: $(BIN)/.installed  ## run all tests, with one thread, so that they last as
 	$(BIN)/nbdev-test --flags "$(FLAGS)"
 	$(BIN)/pytest --ignore tests/test_notebooks.py --ignore tests/test_site.py
 
-portable: $(BIN)/.installed  ## run the notebooks on PyTorch's simplest instructions, with two threads
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 $(BIN)/nbdev-test --n-workers 1
+portable: $(BIN)/.installed  ## run the modules' notebooks on PyTorch's simplest instructions, with two threads (a test does it for the tutorials)
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 $(BIN)/nbdev-test --n-workers 1 --skip-folder-re '^([_.]|tutorials)'
 
 notebook: $(BIN)/.installed  ## run the cells of one notebook: make notebook NB=nbs/21_loss.ipynb
 	$(BIN)/nbdev-test $(NB) --flags "$(FLAGS)"

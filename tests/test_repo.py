@@ -142,6 +142,9 @@ def test_cells(nb):
     assert not long
     assert not [t for t in texts if re.search(r"'figure', *dpi=[1-6]\d\b", t)]
     assert nb.stat().st_size<300_000
+    outputs = [o for c in cells for o in c.get('outputs', [])]
+    assert not [o['text'] for o in outputs if o.get('name')=='stderr']
+    assert not re.findall(r'[^\w./](?:/tmp|/home|/root|/work|/Users)/\S*|site-packages', json.dumps([[o.get('text')]+[v for k,v in o.get('data', {}).items() if 'image' not in k] for o in outputs]))
 
 def test_results_name_no_folder():
     "Results that are kept hold for every machine: no path of the one that made them"

@@ -1,5 +1,5 @@
 "The site in a browser, and what stops its build: run by `make docs docs-check`"
-import http.server, json, pytest, re, shutil, sys, threading
+import http.server, json, os, pytest, re, shutil, sys, threading
 from conftest import root
 from functools import partial
 from subprocess import run
@@ -96,7 +96,7 @@ def test_faults(copy):
     for t,s in texts.items(): nb['cells'].append(dict(cell_type=t, id=t, metadata={}, source=s, **(dict(outputs=[], execution_count=None) if t=='code' else {})))
     (copy/'nbs'/'21_loss.ipynb').write_text(json.dumps(nb))
     with open(copy/'README.md', 'a') as f: f.write('more')
-    res = run([sys.executable, copy/'tools'/'site'/'build.py'], cwd=copy, text=True, capture_output=True)
+    res = run([sys.executable, copy/'tools'/'site'/'build.py'], cwd=copy, text=True, capture_output=True, env={**os.environ, 'PYTHONPATH': str(copy)})
     assert res.returncode==1 and not (copy/'_docs').exists() and 'Traceback' not in res.stderr
     for rx in (rf'nbs/21_loss.ipynb, cell {n+1}: the directive `exprot` is unknown', rf'nbs/21_loss.ipynb, cell {n+2}: the link to no_such.ipynb leads nowhere',
         rf'nbs/21_loss.ipynb, cell {n+2}: `{lost}` leads nowhere', r'README.md: it is older than its notebook', r'The site was not built: 4 problems'): assert re.search(rx, res.stderr), (rx, res.stderr)

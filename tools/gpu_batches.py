@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 def network():
-    "A small convolutional network, as the recipe `cnn` has"
+    "A small convolutional network, much like the model `cnn`"
     convs = [o for a,b in ((1,16),(16,32),(32,64)) for o in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.BatchNorm2d(b), nn.ReLU())]
     return nn.Sequential(*convs, nn.Flatten(), nn.Linear(64*4*4, 10))
 

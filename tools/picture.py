@@ -18,7 +18,7 @@ def story(digits):
     fig,axs = plt.subplots(1, 4, figsize=(10,2.3), width_ratios=[1,1,1,2.2], layout='constrained')
     threes = digits.x[digits.y==3].float()
     w = next(p for p in run_recipe(digits, '3v7', 'linear', 0)['learn'].model.parameters() if p.numel()==784)
-    pictures = {'a three': (threes[1],'gray'), 'the ideal three': (threes.mean(0),'gray'), 'learned weights': (w.detach().view(28,28),'RdBu')}
+    pictures = {'a three': (threes[1],'gray'), 'the ideal three': (threes.mean(0),'gray'), 'learned weights': (w.detach().cpu().view(28,28),'RdBu')}
     for ax,(title,(x,cmap)) in zip(axs, pictures.items()):
         ax.imshow(x, cmap=cmap, **(dict(vmin=-x.abs().max(), vmax=x.abs().max()) if cmap=='RdBu' else {}))
         ax.set_title(title, fontsize=10)

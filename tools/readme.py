@@ -1,7 +1,6 @@
 "README.md and CONTRIBUTING.md from their notebooks, for machines without Quarto: run by `make readme`"
 import re
 from os.path import normpath
-from pathlib import Path
 from fastcore.nbio import read_nb
 from nbdev.config import get_config
 from nbdev.readme_filter import doc_link

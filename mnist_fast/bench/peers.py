@@ -193,7 +193,7 @@ def bench_rows(
     if recipe: return dict(recipes=measure_recipes())
     pairs = _part_rows(digits, quick, n)
     if quick: return dict(pairs=pairs)
-    ladder = ladder_rows(digits, with_recipes=False)
+    ladder = [{k: v for k,v in r.items() if k!='source'} for r in ladder_rows(digits, with_recipes=False)]
     return dict(pairs=pairs, ladder=ladder, recipes=measure_recipes(), peers=_peer_rows(digits, source, Path(peers), 3 if full else 1),
         start=[start_row(source, 3 if full else 2)], growth=growth_rows(source), scaling=scaling_rows(source, 2 if full else 1))
 
@@ -246,7 +246,8 @@ def run_bench(
     command = f'mnist_fast bench{flags} --source {Path(source).name}'
     before,res = _load(),dict(command=command, system=system_info(), **bench_rows(source, quick, full, peers, recipe))
     res['load'] = dict(before=before, after=_load())
-    _check_load(**res['load'], threads=res['system']['threads'])
+    own = max([res['system']['threads'],*(r['processes'] for r in res.get('scaling', []))])
+    _check_load(**res['load'], threads=own)
     write_files(path.parent, {path.name: dumps(res, indent=2).encode()})
     if res.get('growth'): save_figure(plot_growth(res['growth'])[0].figure, path.with_name('growth.png'))
     return res,path

@@ -49,7 +49,7 @@ class Page:
     def __init__(self, path):
         self.path,self.doc,nb = path,docname(path),read_nb(path)
         for i,c in enumerate(nb.cells, 1): c.metadata['cell'] = i
-        self.known(nb)
+        self.check_directives(nb)
         p = NBProcessor(nb=nb, procs=[add_show_docs, strip_ansi, hide_line, filter_stream_, rm_header_dash, clean_magics, hide_], rm_directives=False)
         p.process()
         self.cells = docs_first(p.nb.cells)
@@ -60,16 +60,20 @@ class Page:
 
     def where(self, cell): return f"{self.path.relative_to(root)}, cell {cell.metadata['cell']}"
 
-    def known(self, nb):
-        for i,c in enumerate(nb.cells, 1):
-            for d in c.directives.keys()-directives: problem(f'{self.path.relative_to(root)}, cell {i}', f'the directive `{d}` is unknown. Use one of {sorted(directives)}.')
+    def check_directives(self, nb):
+        for c in nb.cells:
+            for d in c.directives.keys()-directives: problem(self.where(c), f'the directive `{d}` is unknown. Use one of {sorted(directives)}.')
 
     def shown(self, cell):
         "Names that a cell documents: what `show_doc` names, and constants that are exported"
-        if m := re.match(r'show_doc\(([\w.]+)', cell.source): return [m[1]]
+        if m := re.match(r'show_doc\(([\w.]+)', cell.source): return [m[1]] if self.has(m[1], cell) else []
         if not {'export','exports'} & cell.directives.keys(): return []
-        targets = [t for n in cell.parsed_() or [] if isinstance(n, ast.Assign) for t in n.targets]
-        return [t.id for t in targets if isinstance(t, ast.Name) and t.id in import_module(self.module).__all__]
+        targets = [t.id for n in cell.parsed_() or [] if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name) and t.id[0]!='_']
+        return [t for t in targets if self.has(t, cell)]
+
+    def has(self, name, cell):
+        try: return get(self.module, name) is not None
+        except (AttributeError, ImportError): problem(self.where(cell), f'{self.module} has no {name}. Run `nbdev-export`.')
 
 # API entries
 
@@ -175,7 +179,7 @@ def link_terms(text, page, seen):
         return f'<a class="term" href="{relpath("tutorials/glossary.html", Path(page.doc).parent)}#{term}">{m[0]}</a>'
     return term_pattern.sub(link, text)
 
-parts_of_line = re.compile(r'(`[^`]*`|!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|\$[^$]*\$|<[^>]*>|\*\*[^*]*\*\*)')
+parts_of_line = re.compile(r'(`[^`]*`|!?\[(?:[^\[\]]|\[[^\]]*\])*\]\([^)]*\)|\$\$[^$]*\$\$|\$[^$]*\$|<[^>]*>|\*\*[^*]*\*\*)')
 
 def prose(text, page, where, seen=None):
     "Markdown with its links; `seen` holds the terms that the page has linked already, without it no term is linked"
@@ -206,7 +210,7 @@ def code_cell(cell, alt):
     "A code cell with its directives as tags of MyST-NB"
     d = cell.directives
     cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
-    hidden = {'echo': 'remove-input', 'output': 'remove-output', 'include': 'remove-cell'}
+    hidden = dict(echo='remove-input', output='remove-output', include='remove-cell')
     tags = [v for k,v in hidden.items() if d.get(k)=='false']+['hide-input']*bool({'export','exports','code-fold'} & d.keys())
     cell.metadata.update(tags=tags, mystnb=dict(image=dict(alt=d.get('fig-alt', '').strip('"') or alt or 'Picture')))
     return cell
@@ -220,7 +224,7 @@ def pieces(page):
             alt = plain(c.source) or alt
             yield {**c, 'source': prose(c.source, page, where, seen)}
         for n in page.shown(c): yield dict(cell_type='markdown', id=c.id, metadata=c.metadata, source=prose(entry(page.module, n, page.names), page, where))
-        if c.cell_type=='code' and not is_show_doc(c) and not is_plumbing(c): yield code_cell(c, alt)
+        if c.cell_type=='code' and not is_show_doc(c) and not (page.module and is_plumbing(c)): yield code_cell(c, alt)
 
 def write(page):
     "The page as a notebook for MyST-NB"
@@ -234,7 +238,7 @@ def write(page):
     nb = dict(cells=cells, metadata=dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'), language_info=lang), nbformat=4, nbformat_minor=5)
     path = src/f'{page.doc}.ipynb'
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(nb))
+    path.write_text(json.dumps(nb), encoding='utf-8')
 
 def opening(page):
     "Links to the notebook itself: as a file, and in Colab if the repository has an address"
@@ -290,14 +294,15 @@ def origin(line):
     return f"{page.path.relative_to(root)}, cell {cells[min(int(m[3])//10000, len(cells))-1]['metadata'].get('cell')}",m[4]
 
 def stop_if_wrong():
-    if problems: sys.exit('\n'.join([*problems,f'The site was not built: {len(problems)} problem{"s"*(len(problems)>1)}, named above.']))
+    found = [*dict.fromkeys(problems)]
+    if found: sys.exit('\n'.join([*found,f'The site was not built: {len(found)} problem{"s"*(len(found)>1)}, named above.']))
 
 def main():
     shutil.rmtree(src, ignore_errors=True)
     src.mkdir(parents=True)
     stale_readme()
     for p in pages: write(p)
-    for name,path in texts.items(): (src/f'{name}.md').write_text(prose(path.read_text(), Text(path, name), path.name))
+    for name,path in texts.items(): (src/f'{name}.md').write_text(prose(path.read_text(encoding='utf-8'), Text(path, name), path.name), encoding='utf-8')
     stop_if_wrong()
     sphinx()
     for o in check(out): problem(*o)
