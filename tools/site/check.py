@@ -1,4 +1,5 @@
 "What every page of the site must have: one heading of the first level, links that lead somewhere, a text for each picture, nothing from elsewhere"
+import re
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +22,8 @@ def dead(path, target):
 def check_page(path):
     page = soup(path)
     if len(page.find_all('h1'))!=1: yield f"it has {len(page.find_all('h1'))} headings of the first level"
+    for o in page.find_all('p'):
+        if re.search(r'\|\s*[-\u2013\u2014]+\s*\|', o.get_text()): yield f'a table is shown as text: {o.get_text()[:60]}'
     for o in page.find_all('img'):
         if not o.get('alt') or o['alt']==o['src']: yield f"the picture {o['src']} has no text"
     for tag,attr in (('img','src'),('script','src'),('link','href'),('iframe','src')):

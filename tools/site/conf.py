@@ -11,7 +11,7 @@ exclude_patterns = ['files', 'notebooks']
 nitpicky = True
 
 nb_execution_mode = 'off'
-nb_merge_streams = True
+nb_merge_streams,nb_render_markdown_format = True,'myst'
 nb_code_prompt_show = nb_code_prompt_hide = 'Source'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 myst_heading_anchors = 4
