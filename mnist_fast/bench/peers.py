@@ -165,7 +165,7 @@ def _recipe_seeds(recipe, full):
     "How many seeds for each task and recipe"
     if recipe: get_recipe('full', recipe)
     chosen = {recipe} if recipe else set(recipes['full']) if full else {'speed'}
-    n = dict(speed=20, best=3, tiny=3) if full else {}
+    n = dict(speed=20, best=3, tiny=3) if full else dict(speed=20) if recipe else {}
     return {(t,r): n.get(r, 5) for t in recipes for r in recipes[t] if r in chosen}
 
 def _peer_rows(digits, source, folder, n):
