@@ -499,9 +499,9 @@ def _cut(): return _file(seven.resize((300,300)))[:-2000]
 def _bomb(): return _file(Image.new('1', (20000,20000)))
 def _f(v): return Image.fromarray(np.where(_a>99, v, 0).astype(np.float32))
 
-bad = dict(blank_white=(np.ones((50,50)),'colour'), blank_black=(np.zeros((28,28)),'colour'),
-    blank_image=(Image.new('RGB', (9,9), 'red'),'colour'), clear=(Image.new('RGBA', (30,30)),'colour'), dot=(_dot(),'colour'),
-    level=(Image.fromarray(30000+(_a>99).astype(np.uint16)),'colour'), one_pixel=(np.ones((1,1)),'colour'), specks=(_specks(),''),
+bad = dict(blank_white=(np.ones((50,50)),'no digit'), blank_black=(np.zeros((28,28)),'no digit'),
+    blank_image=(Image.new('RGB', (9,9), 'red'),'no digit'), clear=(Image.new('RGBA', (30,30)),'no digit'), dot=(_dot(),'no digit'),
+    level=(Image.fromarray(30000+(_a>99).astype(np.uint16)),'no digit'), one_pixel=(np.ones((1,1)),'no digit'), specks=(_specks(),''),
     text=(b'hello','5 bytes'), no_bytes=(b'','0 bytes'), cut=(_cut(),'bytes'), cut_pil=(Image.open(io.BytesIO(_cut())),''),
     bomb=(_bomb(),'bytes'), floats_255=(_a.astype(float),'255.0'), below=(-(_a/255),'-1.0'), nan=(np.where(_a>99, np.nan, 0),'nan'),
     inf=(np.where(_a>99, np.inf, 0),'inf'), int_300=(_a.astype(int)+45,'300'), int_below=(_a.astype(int)-1,'-1'), complex=(_a/255+0j,''),
