@@ -212,8 +212,7 @@ def _exit_now(*args):
     os._exit(130)
 
 _modules = dict(train='run.train', evaluate='run.train', predict='inference.saved', export='inference.onnx',
-    report='run.report', compare='run.compare',
-    ladder='bench.ladder', bench='bench.peers', data='data.source')
+    report='run.report', compare='run.compare', ladder='bench.ladder', bench='bench.peers', data='data.source')
 
 def _import(command):
     "Import what a command needs"

@@ -216,7 +216,7 @@ def plain_model(
     configs = [model.config] if hasattr(model, 'config') else [dict(name=k, n_out=n) for k in model_registry for n in (1,10)]
     made = next((m for o in configs if (m := _fitted(o, state))), None)
     if made is None: raise ValueError(
-        "This compiled model fits no model of usual size in the model_registry. Give it the config of the model before: compiled.config = model.config.")
+        "This compiled model fits no model of usual size by name. Give it the config of the model before: compiled.config = model.config.")
     a,b = map(_random_outputs, (made,model))
     if a.shape!=b.shape or (a-b).abs().max()>1e-5*max(1, a.abs().max()): raise ValueError(
         f"This compiled model gives other outputs than {made.config['name']} with its weights. Call model.eval() before torch.jit.trace.")

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['export_onnx']
 
-# %% ../../nbs/72_inference.onnx.ipynb #e27adbc2
+# %% ../../nbs/72_inference.onnx.ipynb #b802b936
 import json, logging, torch, warnings
 import numpy as np
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from .image import digit_image
 from .saved import DigitModel, as_digit_model, load_model
 from ..model import NormalizePixels
 
-# %% ../../nbs/72_inference.onnx.ipynb #fbe32d77
+# %% ../../nbs/72_inference.onnx.ipynb #3eaf3d47
 def _check_packages():
-    try: import onnx, onnxruntime, onnxscript
-    except ImportError as e: raise ImportError(f"The export needs the package {e.name}. Install it by: pip install 'mnist_fast[onnx]'.") from None
+    try:
+        for o in ('onnx','onnxscript','onnxruntime'): import_module(o)
+    except ImportError as e: raise ImportError(
+        f"The export needs the package {e.name}. Install it by: pip install 'mnist_fast[onnx]'.") from None
 
 # %% ../../nbs/72_inference.onnx.ipynb #277cf9fe
 @contextmanager
@@ -34,7 +37,7 @@ def _silent():
             yield
     finally: logging.disable(old)
 
-# %% ../../nbs/72_inference.onnx.ipynb #aa9f3c83
+# %% ../../nbs/72_inference.onnx.ipynb #0be8ea80
 _opset = 18
 
 def _export(model):
@@ -47,28 +50,30 @@ def _record(model):
     for o in model.modules():
         if isinstance(o, NormalizePixels): o.check = False
     try: proto = _export(model)
-    except Exception as e: raise ValueError(f"The model cannot be recorded as ONNX ({type(e).__name__}). Use only layers that torch.onnx.export knows.") from None
+    except Exception as e: raise ValueError(
+        "The model cannot be recorded as ONNX. Use layers that torch.onnx.export knows, and nothing that depends on the pixels.") from e
     g = proto.graph
     for o in (proto,g,*g.node,*g.value_info,*g.input,*g.output,*g.initializer): o.ClearField('metadata_props')
     return proto
 
-# %% ../../nbs/72_inference.onnx.ipynb #02f818b7
-_format = 'mnist_fast ONNX model, version 1'
-_pixels = "float32 [N,1,28,28], 0 for black paper to 1 for white ink"
-_framing = ("The ink is scaled until its longer side has 20 pixels, without a change of its proportions. "
+# %% ../../nbs/72_inference.onnx.ipynb #8732449c
+_onnx_format = 'mnist_fast ONNX model, version 1'
+_pixel_text = "float32 [N,1,28,28], 0 for black paper to 1 for white ink"
+_framing_text = ("The ink is scaled until its longer side has 20 pixels, without a change of its proportions. "
     "Its centre of mass is moved to row 14 and column 14 of 28 by 28 pixels. The model normalises the pixels itself.")
-_outputs = {1: "One logit for each image. Its sigmoid is the probability of a 3, and 1 minus that is the probability of a 7.",
+_output_texts = {1: "One logit for each image. Its sigmoid is the probability of a 3, and 1 minus that is the probability of a 7.",
     10: "Ten logits for each image. Their softmax gives the probabilities of the classes."}
 _kept = 'task','source','recipe','seed','accuracy'
 
 def _metadata(saved):
     "Texts by name, from a `DigitModel`"
     config = saved.config
-    texts = dict(format=_format, name=config['model']['name'], model=json.dumps(config['model']), classes=json.dumps(saved.classes),
-        pixels=_pixels, framing=_framing, outputs=_outputs[saved.n_out], weights_sha256=config['sha256'], version=config['version'])
+    texts = dict(format=_onnx_format, name=config['model']['name'], model=json.dumps(config['model']), classes=json.dumps(saved.classes),
+        pixels=_pixel_text, framing=_framing_text, outputs=_output_texts[saved.n_out],
+        weights_sha256=config['sha256'], version=config['version'])
     return texts | {k: o if isinstance(o, str) else json.dumps(o) for k in _kept if (o := config.get(k)) is not None}
 
-# %% ../../nbs/72_inference.onnx.ipynb #87cb89d3
+# %% ../../nbs/72_inference.onnx.ipynb #0feb5e83
 def _test_images():
     "Random pixels and real digits, float32 `[200,1,28,28]`"
     from sklearn.datasets import load_digits
@@ -76,7 +81,7 @@ def _test_images():
     noise = torch.rand(100, 28, 28, generator=torch.Generator().manual_seed(0))
     return torch.cat([noise,real])[:,None]
 
-def _run(data, x):
+def _run_onnx(data, x):
     "The outputs that ONNX Runtime calculates from the bytes of a file, for images in batches of 1, 3 and the rest"
     import onnxruntime
     options = onnxruntime.SessionOptions()
@@ -84,20 +89,23 @@ def _run(data, x):
     session = onnxruntime.InferenceSession(data, options, providers=['CPUExecutionProvider'])
     return np.concatenate([session.run(['logits'], {'pixels': o.numpy()})[0] for o in x.split([1,3,len(x)-4])])
 
-# %% ../../nbs/72_inference.onnx.ipynb #e738466a
+# %% ../../nbs/72_inference.onnx.ipynb #e25f7e17
 _limit = 1e-5
+_versions = "Nothing was written. Install other versions of torch, onnxscript and onnxruntime."
 
 @torch.no_grad()
-def _check(model, data, path):
+def _check_outputs(model, data, path):
     "The largest difference between the outputs of a file and those of the model; raises `ValueError` if it is not small"
     x = _test_images()
     outs = model(x).numpy()
-    diff,limit = float(np.abs(_run(data, x)-outs).max()),_limit*max(1, float(np.abs(outs).max()))
-    if not diff<=limit: raise ValueError(f"{path}: the outputs of ONNX Runtime differ from the model's by {diff:.1e}, which is more than {limit:.1e}. "
-        "Nothing was written. Install other versions of torch, onnxscript and onnxruntime.")
+    try: diff = float(np.abs(_run_onnx(data, x)-outs).max())
+    except Exception as e: raise ValueError(f"{path}: ONNX Runtime cannot run the file. {_versions}") from e
+    limit = _limit*max(1, float(np.abs(outs).max()))
+    if not diff<=limit: raise ValueError(
+        f"{path}: the outputs of ONNX Runtime differ from the model's by {diff:.1e}, which is more than {limit:.1e}. {_versions}")
     return diff
 
-# %% ../../nbs/72_inference.onnx.ipynb #07ecac50
+# %% ../../nbs/72_inference.onnx.ipynb #026afb9d
 def _to_export(learn, info):
     "A `DigitModel` of its own for everything that can be exported"
     if isinstance(learn, (str,Path)): learn = load_model(learn)
@@ -117,6 +125,6 @@ def export_onnx(
     proto = _record(saved.model)
     onnx.helper.set_model_props(proto, _metadata(saved))
     data = proto.SerializeToString()
-    diff = _check(saved.model, data, path)
+    diff = _check_outputs(saved.model, data, path)
     write_files(path.parent, {path.name: data})
     return dict(path=str(path), opset=_opset, size=len(data), difference=diff)
