@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['model_registry', 'NormalizePixels', 'linear', 'count_params', 'simple_net', 'cnn', 'FlattenNHWC', 'fast_cnn',
-           'deep_cnn', 'SummedHeads', 'branch_cnn', 'mnist_model', 'unwrap_model']
+           'deep_cnn', 'SummedHeads', 'branch_cnn', 'mnist_model', 'unwrap_model', 'unwrap_state', 'plain_model']
 
 # %% ../nbs/23_model.ipynb #512288f0
-import torch
+import copy, torch
 from functools import wraps
 from inspect import signature
 from torch import nn
@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 # %% ../nbs/23_model.ipynb #16fd40f2
 class NormalizePixels(nn.Module):
     "Gives pixels from 0 to 1 the shape that a network needs, and normalises them"
+    check = True # False while the layer is recorded for ONNX
     def __init__(self,
         *shape:int, # shape of one item, such as 784 or 1,28,28
         mean:float=0., # subtracted from each pixel
@@ -24,12 +25,16 @@ class NormalizePixels(nn.Module):
         super().__init__()
         self.shape,self.mean,self.std = shape,mean,std
 
-    def forward(self, x):
+    def _check(self, x):
         if x.shape[1:].numel()!=784 or not x.is_floating_point(): raise ValueError(
             f"The batch is {x.dtype} of shape {tuple(x.shape)}. Give floats of shape (B,784) or (B,1,28,28).")
         if x.device.type=='cpu' and len(x) and x.max()>1: raise ValueError(f"Pixels go up to {x.max()}. Divide by 255 first.")
-        x = x.reshape(-1, *self.shape)
-        return x if (self.mean,self.std)==(0,1) else (x-self.mean).div_(self.std)
+
+    def forward(self, x):
+        if not (torch.jit.is_scripting() or torch.jit.is_tracing()):
+            if self.check: self._check(x)
+        x = x.reshape((x.shape[0],)+self.shape)
+        return x if self.mean==0 and self.std==1 else (x-self.mean).div_(self.std)
 
 # %% ../nbs/23_model.ipynb #c3749182
 def _makes_model(f):
@@ -159,6 +164,7 @@ def mnist_model(
     bound = signature(model_registry[name]).bind(**kwargs)
     bound.apply_defaults()
     model.config = dict(name=name, **bound.arguments)
+    model.__jit_ignored_attributes__ = ['config'] # TorchScript then copies it as it is
     return model
 
 # %% ../nbs/23_model.ipynb #5ad5fd5b
@@ -172,3 +178,46 @@ def unwrap_model(
         if hasattr(model, '_orig_mod'): model = model._orig_mod
         elif isinstance(model, _wrappers): model = model.module
         else: return model
+
+# %% ../nbs/23_model.ipynb #7278216d
+def unwrap_state(
+    state:dict # a `state_dict`
+)->dict: # the same tensors
+    "A `state_dict` in which no name holds the `_orig_mod.` of `torch.compile`"
+    return {k.replace('_orig_mod.', ''): v for k,v in state.items()}
+
+# %% ../nbs/23_model.ipynb #e5732cf5
+def _fitted(config, state):
+    "The model of `config` with the weights `state`, or None if they do not fit"
+    try:
+        with torch.device('meta'): model = mnist_model(**config)
+        model.load_state_dict(state, assign=True)
+    except (ValueError, TypeError, RuntimeError): return None
+    return model
+
+@torch.no_grad()
+def _random_outputs(model):
+    "What a copy of `model` on the CPU gives for random pixels"
+    x = torch.rand(16, 784, generator=torch.Generator().manual_seed(0))
+    with torch.compiler.set_stance('force_eager'): return copy.deepcopy(model).cpu().float().eval()(x)
+
+def _is_compiled(model):
+    "Is `model` or a part of it from TorchScript or `torch.compile`?"
+    return any(isinstance(o, torch.jit.ScriptModule) or hasattr(o, '_orig_mod') for o in model.modules())
+
+# %% ../nbs/23_model.ipynb #b2b5a737
+def plain_model(
+    model:nn.Module # any model
+)->nn.Module: # the model itself, or for compiled parts a copy on the CPU
+    "The model without wrappers, TorchScript and compiled parts; raises `ValueError` if it cannot be made again"
+    model = unwrap_model(model)
+    if not _is_compiled(model): return model
+    state = {k: v.detach().cpu().clone() for k,v in unwrap_state(model.state_dict()).items()}
+    configs = [model.config] if hasattr(model, 'config') else [dict(name=k, n_out=n) for k in model_registry for n in (1,10)]
+    made = next((m for o in configs if (m := _fitted(o, state))), None)
+    if made is None: raise ValueError(
+        "This compiled model fits no model of usual size by name. Give it the config of the model before: compiled.config = model.config.")
+    a,b = map(_random_outputs, (made,model))
+    if a.shape!=b.shape or (a-b).abs().max()>1e-5*max(1, a.abs().max()): raise ValueError(
+        f"This compiled model gives other outputs than {made.config['name']} with its weights. Call model.eval() before torch.jit.trace.")
+    return made.train(model.training)
