@@ -80,12 +80,12 @@ def model_layers(
 
 # %% ../../nbs/73_inference.page.ipynb #e6605642
 def _pack(o, row):
-    "`o` with `[start,length]` in the place of each tensor, whose numbers are added to the list `row`"
+    "`o` with `[start,length]` in the place of each tensor, whose numbers are added to the list `row`, those of the outputs side by side"
     if isinstance(o, dict): return {k: _pack(v, row) for k,v in o.items()}
     if isinstance(o, (list,tuple)): return [_pack(v, row) for v in o]
     if not isinstance(o, Tensor): return o
     start = sum(map(len, row))
-    row.append(o.float().cpu().flatten())
+    row.append(o.float().cpu().flatten(1).T.flatten() if o.dim()>1 else o.float().cpu())
     return [start,len(row[-1])]
 
 def _base64(row):

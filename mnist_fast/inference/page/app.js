@@ -49,10 +49,10 @@ function digits(image, known = []) {
 
 const side = 336, dark = matchMedia('(prefers-color-scheme: dark)'), still = matchMedia('(prefers-reduced-motion: reduce)')
 const pad = $('pad'), screen = pad.getContext('2d'), source = document.createElement('canvas'), ink = source.getContext('2d', {willReadFrequently: true})
-let items = [], stroke = null, picture = null, erasing = false
+let items = [], stroke = null, picture = null, theme = null, erasing = false
 
 const visible = () => items.slice(Math.max(0, items.findLastIndex(o => o.fresh)))
-const colours = () => picture || {paper: style('--pad'), ink: style('--ink')}
+const colours = () => picture || theme
 const style = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
 
 // From one point of a stroke to the next; a first point is a dot.
@@ -84,6 +84,8 @@ function paint() {
   pad.height = Math.round(pad.width * ratio)
   source.width = picture ? picture.canvas.width : side
   source.height = picture ? picture.canvas.height : side
+  theme = {paper: style('--pad'), ink: style('--ink')}
+  readColours()
   fill(screen, colours())
   fill(ink, picture || {paper: '#fff', ink: '#000'})
   $('undo').disabled = !items.length
@@ -321,36 +323,43 @@ function think() {
 
 // Showing
 
-let zero, plus, minus
+// Colours as red, green and blue: `mix` goes from `zero` to blue above 0 and to red below, and `palette` has 257 steps of it, each in four bytes.
+let zero, plus, minus, palette
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.length == 4 ? hex[(i + 1) / 2].repeat(2) : hex.slice(i, i + 2), 16))
-const mix = (t, to = t < 0 ? minus : plus) => zero.map((o, i) => Math.round(o + Math.abs(t) * (to[i] - o)))
-const largest = a => a.reduce((m, v) => Math.max(m, Math.abs(v)), 0) || 1
+const mix = t => zero.map((o, i) => Math.round(o + Math.abs(t) * ((t < 0 ? minus : plus)[i] - o)))
+const four = colours => new Uint32Array(Uint8Array.from(colours.flatMap(o => [...o, 255])).buffer)
+const greys = four(Array.from({length: 256}, (_, i) => [i, i, i]))
+function readColours() {
+  [zero, plus, minus] = ['--zero', '--pos', '--neg'].map(o => rgb(style(o)))
+  palette = four(Array.from({length: 257}, (_, i) => mix(i / 128 - 1)))
+}
+const largest = a => { let top = 0; for (let i = 0; i < a.length; i++) top = Math.max(top, Math.abs(a[i])); return top || 1 }
+const onCanvas = canvas => canvas.getContext('2d', {willReadFrequently: true})
 
-// An image of each channel, side by side in rows; `cell` is the size of a picture of one channel.
+// An image of each channel, side by side in rows; a row of numbers becomes a row of pixels.
 function tiles(canvas, {shape, data}, top = largest(data)) {
   const [n, h, w] = shape.length == 3 ? shape : [data.length, 1, 1], gap = shape.length == 3 ? 1 : 0
   const across = Math.min(n, shape.length == 3 ? (w > 9 ? 16 : 32) : n > 100 ? 64 : n)
   const width = across * (w + gap) - gap, height = Math.ceil(n / across) * (h + gap) - gap
   if (canvas.width != width || canvas.height != height) Object.assign(canvas, {width, height})
-  const c = canvas.getContext('2d'), image = c.createImageData(width, height), colour = Array.from({length: 257}, (_, i) => mix(i / 128 - 1))
-  for (let i = 0; i < data.length; i++) {
-    const k = Math.floor(i / (h * w)), y = Math.floor(k / across) * (h + gap) + Math.floor(i / w) % h, x = k % across * (w + gap) + i % w
-    const [r, g, b] = colour[Math.round(128 * (1 + data[i] / top))]
-    image.data.set([r, g, b, 255], 4 * (y * width + x))
+  const c = onCanvas(canvas), image = c.createImageData(width, height), out = new Uint32Array(image.data.buffer)
+  for (let k = 0, i = 0; k < n; k++) {
+    const start = Math.floor(k / across) * (h + gap) * width + k % across * (w + gap)
+    for (let y = 0; y < h; y++) for (let x = 0; x < w; x++, i++) out[start + y * width + x] = palette[Math.round(128 * (1 + data[i] / top))]
   }
   c.putImageData(image, 0, 0)
 }
 
 function pixels(canvas, data) {
-  const c = canvas.getContext('2d'), image = c.createImageData(28, 28)
-  for (let i = 0; i < 784; i++) image.data.set([255 * data[i], 255 * data[i], 255 * data[i], 255], 4 * i)
+  const c = onCanvas(canvas), image = c.createImageData(28, 28), out = new Uint32Array(image.data.buffer)
+  for (let i = 0; i < 784; i++) out[i] = greys[Math.round(255 * data[i])]
   c.putImageData(image, 0, 0)
 }
 
 // The 28 by 28 pixels, ten times as large, with the bounding box of the ink and its centre of mass.
 const small = element('canvas', {width: 28, height: 28})
 function showPixels(data) {
-  const c = $('sees').getContext('2d')
+  const c = onCanvas($('sees'))
   pixels(small, data)
   c.imageSmoothingEnabled = false
   c.drawImage(small, 0, 0, 280, 280)
@@ -397,8 +406,11 @@ const stepNames = {
   normalize: l => l.mean || l.std != 1 ? 'Pixels, normalised' : 'Pixels', conv: l => `Convolution ${size(l)}${l.stride > 1 ? `, stride ${l.stride}` : ''}`, pool: l => `Max-pool ${size(l)}`,
   affine: () => 'Batch normalisation', relu: () => 'ReLU', flatten: () => 'One row of numbers', linear: l => l.head ? `Head ${l.head}` : 'Linear layer', heads: () => 'Sum of the heads'
 }
-const stepName = l => stepNames[l.kind](l) + (l.folded ? ' with batch normalisation' : '')
+const namesOf = l => [stepNames[l.kind](l), ...(l.folded ? ['batch normalisation'] : [])]
+const signed = (v, n, plus = '') => `${v.toFixed(n) == 0 ? '' : v < 0 ? '−' : plus}${Math.abs(v).toFixed(n)}`
 model.layers.forEach(l => l.heads?.forEach((o, i) => { o.head = i + 1 }))
+
+const lower = o => o == 'ReLU' ? o : o[0].toLowerCase() + o.slice(1)
 
 // A block is a layer with weights and what follows it without weights of its own; its image is that of its last step.
 let rows = []
@@ -411,18 +423,20 @@ function layerRows() {
     const b = blocks[blocks.length - 1]
     b.params += layer.params || 0
     if (!$('every').checked && layer.kind == 'flatten') return
-    b.names.push(stepName(layer))
+    b.names.push(...namesOf(layer))
     b.last = i
   })
   $('layers').replaceChildren()
   rows = blocks.map(b => {
-    const {shape} = seen[b.last], cells = shape.length == 1 && shape[0] <= 10, name = b.names.join(', then ').replaceAll(', then ReLU', ', ReLU')
+    const {shape} = seen[b.last], cells = shape.length == 1 && shape[0] <= 10, [name, ...after] = b.names
     const view = cells ? element('div', {className: 'cells'}) : element('canvas')
     if (cells) for (let i = 0; i < shape[0]; i++) view.append(element('span', {}, element('b', {textContent: shape[0] == 1 ? 'output' : model.classes[i]}), element('span')))
     else { view.setAttribute('role', 'img'); view.setAttribute('aria-label', `What this layer gives: ${shape.join(' by ')} numbers`) }
-    const facts = `${shape.join(' × ')} ${shape.length == 1 ? (shape[0] == 1 ? 'number' : 'numbers') : ''}`
+    const head = element('div', {}, element('h3', {textContent: name}))
     const params = b.params ? `${b.params.toLocaleString('en')} parameters` : 'no parameters'
-    $('layers').append(element('li', {}, element('div', {}, element('h3', {textContent: name}), element('small', {textContent: facts}), element('small', {textContent: params})), view))
+    const lines = [...(after.length ? [`then ${after.map(lower).join(', ')}`] : []), `${shape.join(' × ')}${shape.length > 1 ? '' : shape[0] > 1 ? ' numbers' : ' number'}, ${params}`]
+    head.append(...lines.map(o => element('small', {textContent: o})))
+    $('layers').append(element('li', {}, head, view))
     return {view, cells, last: b.last}
   })
 }
@@ -435,7 +449,7 @@ function showLayers(seen) {
       const zoom = step.shape.length == 1 ? 8 : Math.max(2, Math.min(5, Math.floor(560 / view.width)))
       view.style.width = `${view.width * zoom}px`
     } else [...view.children].forEach((o, i) => {
-      o.lastChild.textContent = step.data[i].toFixed(1)
+      o.lastChild.textContent = signed(step.data[i], 1)
       o.style.backgroundColor = `rgb(${mix(.42 * step.data[i] / top).join(' ')})`
     })
   }
@@ -452,7 +466,7 @@ function showEvidence(d) {
   const total = flip * d.out[two ? 0 : d.best], lines = [['For', sum(1)], ['Against', sum(-1)], ['Bias', flip * bias], [flip < 0 ? 'Output, with its sign changed' : `Output for ${d.label}`, total]]
   $('sum').tBodies[0].replaceChildren(...lines.map(([k, v]) => {
     const th = element('th', {textContent: k, scope: 'row'})
-    return element('tr', {}, th, element('td', {textContent: `${v > 0 ? '+' : v < 0 ? '−' : ''}${Math.abs(v).toFixed(2)}`}))
+    return element('tr', {}, th, element('td', {textContent: signed(v, 2, '+')}))
   }))
 }
 
@@ -483,9 +497,6 @@ function sentence() {
 
 function show() {
   if (known.length == 0 && $('clear').disabled) chosen = -1
-  zero = rgb(style('--zero'))
-  plus = rgb(style('--pos'))
-  minus = rgb(style('--neg'))
   const d = known[chosen] || classify({box: null, pixels: new Float32Array(784)}), blank = !known.length
   showAnswer()
   const [before, strong, after] = sentence()

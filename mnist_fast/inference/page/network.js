@@ -6,24 +6,22 @@
 'use strict'
 const Network = (() => {
 
-// The sum of n products: weights from place `start` on, times x. Four sums at once keep the processor busy.
-function dot(weight, start, x, n) {
-  let a = 0, b = 0, c = 0, d = 0, i = 0
-  for (; i < n - 3; i += 4) {
-    a += weight[start + i] * x[i]
-    b += weight[start + i + 1] * x[i + 1]
-    c += weight[start + i + 2] * x[i + 2]
-    d += weight[start + i + 3] * x[i + 3]
+// Each input that is not 0 adds to all outputs: itself times its row of weights, one for each output. After a ReLU
+// many inputs are 0, and the loop skips their rows. The bias is what the outputs start with.
+function products(weight, bias, x, sums) {
+  const n = sums.length
+  for (let o = 0; o < n; o++) sums[o] = bias[o]
+  for (let i = 0, start = 0; i < x.length; i++, start += n) {
+    const v = x[i]
+    if (v !== 0) for (let o = 0; o < n; o++) sums[o] += v * weight[start + o]
   }
-  for (; i < n; i++) a += weight[start + i] * x[i]
-  return a + b + c + d
 }
 
-// Each output is the sum of its weights times all inputs, plus its bias.
+// Each output is the sum of all inputs times its weights, plus its bias.
 function linear(x, l) {
-  const n = x.data.length, out = new Float32Array(l.bias.length)
-  for (let o = 0; o < out.length; o++) out[o] = dot(l.weight, o * n, x.data, n) + l.bias[o]
-  return {shape: [out.length], data: out}
+  const sums = new Float64Array(l.bias.length)
+  products(l.weight, l.bias, x.data, sums)
+  return {shape: [sums.length], data: Float32Array.from(sums)}
 }
 
 // Rows or columns of the output, for n rows or columns of the input.
@@ -39,15 +37,15 @@ function square(image, [channels, h, w], kernel, y, x, out) {
 
 // A convolution is a linear layer for each place: the same weights, times the square under the kernel.
 function conv(x, l) {
-  const [c, h, w] = x.shape, nOut = l.bias.length, n = c * l.kernel * l.kernel
-  const rows = places(h, l), cols = places(w, l), size = rows * cols
-  const out = new Float32Array(nOut * size), under = new Float32Array(n)
+  const [channels, h, w] = x.shape, n = l.bias.length, rows = places(h, l), cols = places(w, l), size = rows * cols
+  const out = new Float32Array(n * size), under = new Float64Array(channels * l.kernel * l.kernel), sums = new Float64Array(n)
   for (let place = 0; place < size; place++) {
     const row = Math.floor(place / cols), col = place % cols
     square(x.data, x.shape, l.kernel, row * l.stride - l.padding, col * l.stride - l.padding, under)
-    for (let o = 0; o < nOut; o++) out[o * size + place] = dot(l.weight, o * n, under, n) + l.bias[o]
+    products(l.weight, l.bias, under, sums)
+    for (let o = 0; o < n; o++) out[o * size + place] = sums[o]
   }
-  return {shape: [nOut, rows, cols], data: out}
+  return {shape: [n, rows, cols], data: out}
 }
 
 // A max-pool keeps the largest number of each square.
@@ -121,7 +119,7 @@ function evidence(seen, k) {
       if (l.kind == 'relu') below[o] = seen[i].data[o] > 0 ? w : 0
       else if (w) {
         bias += w * l.bias[o]
-        for (let j = 0; j < n; j++) below[j] += w * l.weight[o * n + j]
+        for (let j = 0; j < n; j++) below[j] += w * l.weight[j * l.bias.length + o]
       }
     })
     weights = below
