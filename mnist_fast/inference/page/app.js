@@ -299,7 +299,7 @@ for (const text of model.samples) {
     path.setAttribute('transform', `translate(${60 * k} 0)`)
     svg.append(path)
   })
-  const button = element('button', {type: 'button', onclick: () => drawSample(text)}, svg)
+  const button = element('button', {type: 'button', className: n > 1 ? 'long' : '', onclick: () => drawSample(text)}, svg)
   button.setAttribute('aria-label', `Draw ${text}`)
   $('samples').append(button)
 }
@@ -331,13 +331,14 @@ const four = colours => new Uint32Array(Uint8Array.from(colours.flatMap(o => [..
 const greys = four(Array.from({length: 256}, (_, i) => [i, i, i]))
 function readColours() {
   [zero, plus, minus] = ['--zero', '--pos', '--neg'].map(o => rgb(style(o)))
-  palette = four(Array.from({length: 257}, (_, i) => mix(i / 128 - 1)))
+  palette = four(Array.from({length: 257}, (_, i) => mix(Math.sign(i - 128) * Math.abs(i / 128 - 1) ** .75)))
 }
 const largest = a => { let top = 0; for (let i = 0; i < a.length; i++) top = Math.max(top, Math.abs(a[i])); return top || 1 }
 const onCanvas = canvas => canvas.getContext('2d', {willReadFrequently: true})
 
 // An image of each channel, side by side in rows; a row of numbers becomes a row of pixels.
 function tiles(canvas, {shape, data}, top = largest(data)) {
+  if (data.length == 784) shape = [1, 28, 28]
   const [n, h, w] = shape.length == 3 ? shape : [data.length, 1, 1], gap = shape.length == 3 ? 1 : 0
   const across = Math.min(n, shape.length == 3 ? (w > 9 ? 16 : 32) : n > 100 ? 64 : n)
   const width = across * (w + gap) - gap, height = Math.ceil(n / across) * (h + gap) - gap
@@ -434,7 +435,7 @@ function layerRows() {
     else { view.setAttribute('role', 'img'); view.setAttribute('aria-label', `What this layer gives: ${shape.join(' by ')} numbers`) }
     const head = element('div', {}, element('h3', {textContent: name}))
     const params = b.params ? `${b.params.toLocaleString('en')} parameters` : 'no parameters'
-    const lines = [...(after.length ? [`then ${after.map(lower).join(', ')}`] : []), `${shape.join(' × ')}${shape.length > 1 ? '' : shape[0] > 1 ? ' numbers' : ' number'}, ${params}`]
+    const lines = [...(after.length ? [`then ${after.map(lower).join(', ')}`] : []), `${shape.join(' × ')}${shape.length > 1 ? '' : shape[0] > 1 ? ' numbers' : ' number'}`, params]
     head.append(...lines.map(o => element('small', {textContent: o})))
     $('layers').append(element('li', {}, head, view))
     return {view, cells, last: b.last}
@@ -446,7 +447,7 @@ function showLayers(seen) {
     const step = seen[last], top = largest(step.data)
     if (!cells) {
       tiles(view, step, top)
-      const zoom = step.shape.length == 1 ? 8 : Math.max(2, Math.min(5, Math.floor(560 / view.width)))
+      const zoom = step.shape.length == 1 && view.height < 28 ? 8 : Math.max(2, Math.min(5, Math.floor(560 / view.width)))
       view.style.width = `${view.width * zoom}px`
     } else [...view.children].forEach((o, i) => {
       o.lastChild.textContent = signed(step.data[i], 1)
@@ -489,7 +490,7 @@ function showAnswer() {
 
 function sentence() {
   if (!known.length) return ['Draw a digit.']
-  if (known.length > 1) return ['The answer is ', known.map(d => d.sure ? d.label : '?').join(' '), `. On the ${matchMedia('(max-width: 62rem)').matches ? 'cards below' : 'right'}: digit ${chosen + 1} of ${known.length}.`]
+  if (known.length > 1) return ['The answer is ', known.map(d => d.sure ? d.label : '?').join(' '), `. ${matchMedia('(max-width: 62rem)').matches ? 'Below' : 'On the right'}: digit ${chosen + 1} of ${known.length}.`]
   const [d] = known, other = model.classes[d.nearest], p = percent(d.probabilities[d.best])
   if (!d.sure) return ['', 'Not sure.', ` The best guess is ${d.label}, with a probability of ${p}.`]
   return ['The answer is ', d.label, other == d.label ? '. Pixel similarity gives the same answer.' : `. Pixel similarity says ${other}.`]
