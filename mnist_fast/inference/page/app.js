@@ -162,8 +162,8 @@ function moveBy(step) {
 }
 
 const actions = {
-  ' ': () => { pen = pen ? null : begin([...at, 1]); showPen(); say(pen ? 'Pen down' : 'Pen up') },
-  e: toggle, Delete: clear, Backspace: clear, Escape: () => { lift(); showPen() }, Home: () => { lift(); at = [side / 2, side / 4]; showPen() }
+  ' ': () => { pen = pen ? null : begin([...at, 1]); showPen(); $('status').textContent = pen ? 'Pen down' : 'Pen up' },
+  e: () => { toggle(); lift() }, Delete: clear, Backspace: clear, Escape: () => { lift(); showPen() }, Home: () => { lift(); at = [side / 2, side / 4]; showPen() }
 }
 pad.addEventListener('keydown', e => {
   if (e.ctrlKey || e.metaKey || e.altKey) return
@@ -192,6 +192,17 @@ $('width').oninput = () => { $('dot').style.width = $('dot').style.height = `${$
 
 const grey = ([r, g, b]) => .299 * r + .587 * g + .114 * b
 
+// A long strip gets paper around it, so that no side is more than three times the other.
+function notTooLong(picture, paper) {
+  const {width, height} = picture, w = Math.max(width, Math.ceil(height / 3)), h = Math.max(height, Math.ceil(width / 3))
+  if (w == width && h == height) return picture
+  const canvas = element('canvas', {width: w, height: h}), c = canvas.getContext('2d')
+  c.fillStyle = paper
+  c.fillRect(0, 0, w, h)
+  c.drawImage(picture, (w - width) >> 1, (h - height) >> 1)
+  return canvas
+}
+
 function onPaper(bitmap, w, h, paper) {
   const canvas = element('canvas', {width: w, height: h}), c = canvas.getContext('2d', {willReadFrequently: true})
   c.fillStyle = paper
@@ -206,7 +217,7 @@ function onPaper(bitmap, w, h, paper) {
     if (!(i % w) || i % w == w - 1 || !y || y == h - 1) border.push(rgb)
   }
   const middle = border.sort((a, b) => grey(a) - grey(b))[border.length >> 1]
-  return {canvas, paper: `rgb(${middle.join(' ')})`, ink: grey(middle) < 128 ? '#fff' : '#000', contrast: high - low}
+  return {canvas: notTooLong(canvas, `rgb(${middle.join(' ')})`), paper: `rgb(${middle.join(' ')})`, ink: grey(middle) < 128 ? '#fff' : '#000', contrast: high - low}
 }
 
 async function usePicture(file) {
@@ -471,17 +482,19 @@ function showEvidence(d) {
   }))
 }
 
+function choose(i) { chosen = i; show() }
+
 // The labels over the drawing, and the answer below it.
 function showAnswer() {
   $('boxes').replaceChildren(...known.map((d, i) => {
-    const [l, t, r, b] = d.box, o = element('div', {className: (i == chosen ? 'selected' : '') + (t < .09 * source.height ? ' low' : '')}, element('span', {textContent: d.sure ? d.label : '?'}))
+    const [l, t, r, b] = d.box, o = element('div', {className: (i == chosen ? 'selected' : '') + (t < .09 * source.height ? ' low' : '')}, element('span', {textContent: d.sure ? d.label : '?', onclick: () => choose(i)}))
     Object.assign(o.style, {left: `${100 * l / source.width}%`, top: `${100 * t / source.height}%`, width: `${100 * (r - l) / source.width}%`, height: `${100 * (b - t) / source.height}%`})
     return o
   }))
   const active = [...$('found').children].indexOf(document.activeElement)
   $('found').className = known.length > 3 ? 'many' : ''
   $('found').replaceChildren(...known.map((d, i) => {
-    const o = element('button', {type: 'button', onclick: () => { chosen = i; show() }}, element('strong', {textContent: d.sure ? d.label : '?'}), d.sure ? percent(d.probabilities[d.best]) : `${d.label}: ${percent(d.probabilities[d.best])}`)
+    const o = element('button', {type: 'button', onclick: () => choose(i)}, element('strong', {textContent: d.sure ? d.label : '?'}), d.sure ? percent(d.probabilities[d.best]) : `${d.label}: ${percent(d.probabilities[d.best])}`)
     o.setAttribute('aria-pressed', i == chosen)
     return o
   }))
