@@ -24,6 +24,7 @@ from .interpret.weights import *
 from .interpret.surface import *
 from .inference.image import *
 from .inference.saved import *
+from .inference.page import *
 from .run.checkpoint import *
 from .run.history import *
 from .run.report import *

@@ -1,5 +1,5 @@
 "A model as one page: the arithmetic against PyTorch, what the file may do, and the page in a browser"
-import json, os, pytest, re, shutil, sys, torch
+import json, os, pytest, re, shutil, torch
 from conftest import full_disk, names, root, sh
 from html.parser import HTMLParser
 from importlib.util import find_spec

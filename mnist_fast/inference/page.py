@@ -55,8 +55,7 @@ def _affine(bn):
     return dict(kind='affine', scale=scale.float(), shift=shift.float())
 
 _norms = nn.BatchNorm1d,nn.BatchNorm2d
-_layers = {
-    NormalizePixels: lambda l: dict(kind='normalize', shape=l.shape, mean=l.mean, std=l.std),
+_layers = {NormalizePixels: lambda l: dict(kind='normalize', shape=l.shape, mean=l.mean, std=l.std),
     nn.Conv2d: lambda l: dict(kind='conv', **_sizes(l), **_weights(l)), nn.MaxPool2d: lambda l: dict(kind='pool', **_sizes(l)),
     nn.Linear: lambda l: dict(kind='linear', **_weights(l)), nn.ReLU: lambda l: dict(kind='relu'), **dict.fromkeys(_norms, _affine),
     nn.Flatten: lambda l: dict(kind='flatten', order='CHW'), FlattenNHWC: lambda l: dict(kind='flatten', order='HWC'),
@@ -79,10 +78,10 @@ def model_layers(
     return res
 
 # %% ../../nbs/73_inference.page.ipynb #e6605642
-def _pack(o, row):
+def _put_in_row(o, row):
     "`o` with `[start,length]` in the place of each tensor, whose numbers are added to the list `row`, those of the outputs side by side"
-    if isinstance(o, dict): return {k: _pack(v, row) for k,v in o.items()}
-    if isinstance(o, (list,tuple)): return [_pack(v, row) for v in o]
+    if isinstance(o, dict): return {k: _put_in_row(v, row) for k,v in o.items()}
+    if isinstance(o, (list,tuple)): return [_put_in_row(v, row) for v in o]
     if not isinstance(o, Tensor): return o
     start = sum(map(len, row))
     row.append(o.float().cpu().flatten(1).T.flatten() if o.dim()>1 else o.float().cpu())
@@ -99,7 +98,7 @@ def _asset(name): return (files('mnist_fast.inference')/'page'/name).read_text(e
 
 def _sha256(text): return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
-def _policy(scripts, style):
+def _page_policy(scripts, style):
     "The content security policy of a page that runs these scripts and loads nothing"
     return (f"default-src 'none'; script-src {' '.join(map(_sha256, scripts))}; style-src {_sha256(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'")
@@ -118,8 +117,8 @@ def _recipe(r):
 def _facts(net, config):
     "Name, number of parameters and test accuracy of a model, in one line"
     acc = config.get('accuracy')
-    facts = [net.config['name'],f'{count_params(net):,} parameters'] + ([f'right on {acc:.2%} of the test digits'] if isinstance(acc, float) else [])
-    return ' · '.join(facts)
+    right = [f'right on {acc:.2%} of the test digits'] if isinstance(acc, float) else []
+    return ' · '.join([net.config['name'],f'{count_params(net):,} parameters',*right])
 
 # %% ../../nbs/73_inference.page.ipynb #0219bbf7
 _threshold = .5
@@ -136,7 +135,7 @@ def _packed_model(net, config):
     "The JSON of a model and the base64 of its numbers"
     classes,row = [3,7] if net.config['n_out']==1 else list(range(10)),[]
     samples = ['3','7','37'] if len(classes)==2 else [*map(str, classes),'42']
-    try: layers,ideals = _pack((model_layers(net),_ideals(classes)), row)
+    try: layers,ideals = _put_in_row((model_layers(net),_ideals(classes)), row)
     except ValueError as e: raise ValueError(f"This model can't become a page: {e}. Make it with mnist_model.") from None
     data = dict(classes=classes, samples=samples, threshold=config.get('threshold', _threshold), layers=layers, ideals=ideals)
     try: return json.dumps(data).replace('<', '\\u003c'),_base64(row)
@@ -147,7 +146,7 @@ def _html(net, config):
     heading = 'Draw a three or a seven' if net.config['n_out']==1 else 'Draw a digit'
     scripts,style = [_asset(o) for o in ('frame.js','network.js','app.js')],_asset('page.css')
     model,weights = _packed_model(net, config)
-    return Template(_asset('page.html')).substitute(policy=_policy(scripts, style), version=__version__, style=style, heading=heading,
+    return Template(_asset('page.html')).substitute(policy=_page_policy(scripts, style), version=__version__, style=style, heading=heading,
         title=f"{heading}: {escape(net.config['name'])}", about=escape(_facts(net, config)), recipe=_recipe(config.get('recipe')),
         model=model, weights=weights, scripts='\n'.join(f'<script>{o}</script>' for o in scripts))
 
@@ -155,7 +154,7 @@ def model_page(
     model='full', # a folder of a run or of `save_model`, 'full' or '3v7', a `DigitModel`, a `Learner`, or a model made by `mnist_model`
     out:str|Path|None=None # file to write
 )->str|Path: # the HTML, or the path of the file if there is `out`
-    "A model as one HTML page to draw on, which needs nothing but a browser; raises `ValueError` with what is wrong, and then writes nothing"
+    "A model as one HTML page to draw on; raises `ValueError` with what is wrong, and then writes nothing"
     text = _html(*_net_config(model))
     if out is None: return text
     out = as_path(out)
