@@ -77,7 +77,7 @@ def model_layers(
         else: res.append(_layer(l))
     return res
 
-# %% ../../nbs/73_inference.page.ipynb #e6605642
+# %% ../../nbs/73_inference.page.ipynb #9aa8ca8f
 def _put_in_row(o, row):
     "`o` with `[start,length]` in the place of each tensor, whose numbers are added to the list `row`, those of the outputs side by side"
     if isinstance(o, dict): return {k: _put_in_row(v, row) for k,v in o.items()}
@@ -93,7 +93,7 @@ def _base64(row):
     if not row.isfinite().all(): raise ValueError("some weights are not numbers")
     return base64.b64encode(row.numpy().astype('<f4').tobytes()).decode()
 
-# %% ../../nbs/73_inference.page.ipynb #ea61f44e
+# %% ../../nbs/73_inference.page.ipynb #07d3e39f
 def _asset(name): return (files('mnist_fast.inference')/'page'/name).read_text(encoding='utf-8')
 
 def _sha256(text): return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
@@ -103,7 +103,7 @@ def _page_policy(scripts, style):
     return (f"default-src 'none'; script-src {' '.join(map(_sha256, scripts))}; style-src {_sha256(style)}; img-src data:; "
         "base-uri 'none'; form-action 'none'")
 
-# %% ../../nbs/73_inference.page.ipynb #6ddf068b
+# %% ../../nbs/73_inference.page.ipynb #97dbc750
 def _ideals(classes):
     "The mean training image of each class"
     return [*st_load((files('mnist_fast')/'weights'/'ideal.safetensors').read_bytes())['ideal'][classes]]
@@ -120,7 +120,7 @@ def _facts(net, config):
     right = [f'right on {acc:.2%} of the test digits'] if isinstance(acc, float) else []
     return ' · '.join([net.config['name'],f'{count_params(net):,} parameters',*right])
 
-# %% ../../nbs/73_inference.page.ipynb #0219bbf7
+# %% ../../nbs/73_inference.page.ipynb #ccaf5996
 _threshold = .5
 
 def _net_config(model):
@@ -141,7 +141,7 @@ def _packed_model(net, config):
     try: return json.dumps(data).replace('<', '\\u003c'),_base64(row)
     except ValueError as e: raise ValueError(f"This model can't become a page: {e}. Train it again, with a lower learning rate.") from None
 
-# %% ../../nbs/73_inference.page.ipynb #13a3ad63
+# %% ../../nbs/73_inference.page.ipynb #a3bab2f2
 def _html(net, config):
     heading = 'Draw a three or a seven' if net.config['n_out']==1 else 'Draw a digit'
     scripts,style = [_asset(o) for o in ('frame.js','network.js','app.js')],_asset('page.css')
