@@ -138,6 +138,7 @@ pad.addEventListener('pointermove', e => {
   const events = e.getCoalescedEvents?.() || []
   extend(stroke.s, ...(events.length ? events : [e]).map(place))
 })
+pad.addEventListener('touchstart', e => e.preventDefault(), {passive: false}) // no scrolling, zooming or magnifier begins here
 for (const o of ['pointerup', 'pointercancel', 'lostpointercapture']) pad.addEventListener(o, e => { if (stroke?.id == e.pointerId) stroke = null })
 
 // The keyboard: arrow keys move a pen, space puts it down and lifts it.
