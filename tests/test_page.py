@@ -227,7 +227,7 @@ class Page:
         self.wait('Draw a digit.')
 
     def wait(self, text): self.p.wait_for_function('t => document.getElementById("says").textContent.includes(t)', arg=text, timeout=15000)
-    def settle(self): self.p.evaluate('() => new Promise(r => requestAnimationFrame(() => setTimeout(() => setTimeout(r))))')
+    def settle(self): self.p.wait_for_function('() => !pending && !job')
     def answer(self):
         self.settle()
         return self.p.inner_text('#says')

@@ -30,18 +30,28 @@ const percent = p => (p > .9995 && p < 1 ? '>99.9' : p < .0005 && p > 0 ? '<0.1'
 
 function logits(pixels, seen) { return Network.forward(model.layers, {shape: [784], data: pixels}, seen).data }
 
-function classify({box, pixels}) {
-  const seen = [], out = logits(pixels, seen), probabilities = Network.probabilities(out), best = argmax(probabilities)
+function* classify({box, pixels}) {
+  const seen = [], {data: out} = yield* Network.steps(model.layers, {shape: [784], data: pixels}, seen)
+  const probabilities = Network.probabilities(out), best = argmax(probabilities)
   const distances = model.ideals.map(o => Network.distance(pixels, o)), nearest = argmin(distances)
   return {box, pixels, seen, out, probabilities, best, label: model.classes[best], sure: probabilities[best] >= model.threshold, distances, nearest}
 }
 
 // Only a digit that has changed is computed again.
-function digits(image, known = []) {
-  return Framing.digitsIn(image).map(d => {
+function* digits(image, known = []) {
+  const found = []
+  for (const d of Framing.digitsIn(image)) {
     const k = known.find(o => same(o.pixels, d.pixels))
-    return k ? {...k, box: d.box} : classify(d)
-  })
+    found.push(k ? {...k, box: d.box} : yield* classify(d))
+  }
+  return found
+}
+
+// The result of one of these, without a pause.
+function finished(job) {
+  let step
+  do step = job.next(); while (!step.done)
+  return step.value
 }
 
 // The drawing. `items` are what the user did, one after the other; undo takes the last one away. A stroke is {points, width, erase}, with
@@ -316,20 +326,30 @@ for (const text of model.samples) {
   $('samples').append(button)
 }
 
-// Thinking: after the frame in which the stroke was drawn, and once for all events before it.
+// Thinking begins after the frame in which the stroke was drawn, once for all events before it. After 8 ms it pauses at the next layer, so that
+// a slow phone can draw; what the user does meanwhile is thought about afterwards.
 
-let pending = false, known = [], chosen = -1, spoken = 0
-const channel = new MessageChannel()
+let pending = false, job = null, started = 0, known = [], chosen = -1, spoken = 0
+const channel = new MessageChannel(), goOn = () => channel.port2.postMessage(0)
 channel.port1.onmessage = () => {
-  pending = false
-  const start = performance.now(), before = known.length
-  known = digits(ink.getImageData(0, 0, source.width, source.height), known)
-  if (known.length != before || chosen >= known.length) chosen = known.length - 1
+  const now = performance.now()
+  if (!job) {
+    pending = false
+    started = now
+    job = digits(ink.getImageData(0, 0, source.width, source.height), known)
+  }
+  let step
+  try { do step = job.next(); while (!step.done && performance.now() < now + 8) } catch (e) { job = null; throw e }
+  if (!step.done) return goOn()
+  job = null
+  if (step.value.length != known.length || chosen >= step.value.length) chosen = step.value.length - 1
+  known = step.value
   show()
-  mnistFast.lastMs = performance.now() - start
+  mnistFast.lastMs = performance.now() - started
+  if (pending) requestAnimationFrame(goOn)
 }
 function think() {
-  if (!pending) requestAnimationFrame(() => channel.port2.postMessage(0))
+  if (!pending && !job) requestAnimationFrame(goOn)
   pending = true
 }
 
@@ -512,7 +532,7 @@ function sentence() {
 
 function show() {
   if (known.length == 0 && $('clear').disabled) chosen = -1
-  const d = known[chosen] || classify({box: null, pixels: new Float32Array(784)}), blank = !known.length
+  const d = known[chosen] || finished(classify({box: null, pixels: new Float32Array(784)})), blank = !known.length
   showAnswer()
   const [before, strong, after] = sentence()
   $('says').replaceChildren(before, ...(strong === undefined ? [] : [element('b', {textContent: strong}), after]))
@@ -548,7 +568,7 @@ new ResizeObserver(() => { if (Math.abs(pad.clientWidth * Math.min(devicePixelRa
 // For programs and tests.
 window.mnistFast = {
   frame: image => Framing.frame(image), logits: pixels => Array.from(logits(pixels)), lastMs: 0,
-  digits: image => digits(image).map(({box, label, sure, probabilities}) => ({box, label, sure, probabilities}))
+  digits: image => finished(digits(image)).map(({box, label, sure, probabilities}) => ({box, label, sure, probabilities}))
 }
 layerRows()
 paint()

@@ -80,25 +80,33 @@ function flatten(x, l) {
 }
 
 // After each stage a linear head gives a number for each class; the numbers of all heads are added.
-function heads(x, l, seen) {
+function* heads(x, l, seen) {
   const out = new Float32Array(l.heads[0].bias.length)
-  l.stages.forEach((stage, i) => {
-    x = forward(stage, x, seen)
-    const head = forward([{kind: 'flatten', order: 'HWC'}, l.heads[i]], x, seen)
+  for (let i = 0; i < l.stages.length; i++) {
+    x = yield* steps(l.stages[i], x, seen)
+    const head = yield* steps([{kind: 'flatten', order: 'HWC'}, l.heads[i]], x, seen)
     for (let o = 0; o < out.length; o++) out[o] += head.data[o]
-  })
+  }
   return {shape: [out.length], data: out}
 }
 
-const kinds = {normalize, conv, pool, affine, relu, flatten, linear, heads}
+const kinds = {normalize, conv, pool, affine, relu, flatten, linear}
 
-// All layers in order. `seen` collects what each layer gives, as {layer, shape, data}.
-function forward(layers, x, seen = []) {
+// All layers in order, with a pause after each, in which a page can draw. `seen` collects what each layer gives, as
+// {layer, shape, data}.
+function* steps(layers, x, seen) {
   for (const layer of layers) {
-    x = kinds[layer.kind](x, layer, seen)
+    x = layer.kind == 'heads' ? yield* heads(x, layer, seen) : kinds[layer.kind](x, layer)
     seen.push({layer, ...x})
+    yield
   }
   return x
+}
+
+// All layers without a pause.
+function forward(layers, x, seen = []) {
+  for (const _ of steps(layers, x, seen));
+  return seen[seen.length - 1]
 }
 
 // One output means a three (above 0) or a seven; ten outputs are ten digits. The probabilities add up to 1.
@@ -134,5 +142,5 @@ function distance(pixels, ideal) {
   return sum / 784
 }
 
-return {forward, probabilities, evidence, distance}
+return {steps, forward, probabilities, evidence, distance}
 })()
