@@ -25,6 +25,7 @@ from .interpret.surface import *
 from .inference.image import *
 from .inference.saved import *
 from .inference.onnx import *
+from .inference.page import *
 from .run.checkpoint import *
 from .run.history import *
 from .run.report import *

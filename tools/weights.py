@@ -1,7 +1,9 @@
 "Trains the models that the package contains, tests them once, and writes their card: python tools/weights.py"
 import os
 from pathlib import Path
-from mnist_fast.files import system_info
+from safetensors.torch import save
+from mnist_fast.baseline import PixelSimilarity
+from mnist_fast.files import system_info, write_files
 from mnist_fast.learner import run_recipe
 from mnist_fast.data.source import get_digits
 from mnist_fast.inference.saved import save_model
@@ -26,6 +28,8 @@ Two networks for handwritten digits. `load_model('full')` and `load_model('3v7')
   `config.json` holds the recipe, and the notebook `40_recipe` explains it.
 - **Made by** `make weights` with torch {torch} on {processor}, {cores} cores, threads: {threads}.
   Another machine, or another number of threads, may round differently and give other weights.
+- **Ideal digits**: `ideal.safetensors` has the mean training image of each digit, `[10,784]`, floats from 0 to 1. The chapter's first classifier,
+  pixel similarity, compares a digit with them, and the page of a model shows its answer beside the network's.
 - **Input**: one digit, bright on dark, framed as in MNIST. `predict` and `digit_image` do that for any picture.
 - **Limits**: a picture of something else, such as a letter, still gets a digit as its prediction, sometimes with a high probability. Two digits in one picture get one prediction.
   Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too. How often the models are wrong about them was not measured.
@@ -41,7 +45,12 @@ def make(digits, task):
     print(f"{task}: {wrong} of {n} wrong, {r['seconds']:.0f} s", flush=True)
     return f"| `{task}` | {names[task]} | `{learn.recipe['model']}` {learn.recipe['widths']} | {r['params']:,} | {acc:.4f} | {wrong} of {n:,} |"
 
+def make_ideals(digits):
+    "Write the mean training image of each digit"
+    write_files(out, {'ideal.safetensors': save(dict(ideal=PixelSimilarity().fit(digits.x, digits.y).ideals))})
+
 if __name__=='__main__':
     digits = get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist'))
+    make_ideals(digits)
     a,rows = system_info(),[make(digits, o) for o in names]
     (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), seed=seed, torch=a['versions']['torch']))
