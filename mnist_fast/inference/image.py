@@ -37,7 +37,7 @@ def _terms(rows, cols, shape):
 
 def _paper(x):
     "The brightness of the paper at each pixel"
-    step = max(1, min(x.shape)//48)
+    step = max(1, min(x.shape)//24)
     rows,cols = (np.arange(step//2, n, step) for n in x.shape)
     A,v = _terms(rows, cols, x.shape).reshape(6,-1),x[step//2::step,step//2::step].ravel()
     paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
@@ -168,30 +168,21 @@ def _find(x):
     y,x = rows.start,cols.start
     return [FramedDigit((x+d.left,y+d.top,x+d.right,y+d.bottom), _cut_out(ink, labels, d)) for d in _in_order(_group(pieces))]
 
-# %% ../../nbs/70_inference.image.ipynb #84e9b7ea
-def _moved(d, k, x, y): return FramedDigit(tuple(int(k*o+m) for o,m in zip(d.box, (x,y,x,y))), d.image)
-
-def _around(digits, size):
-    "The part of the picture that holds all digits, with the length of the longest one as margin on each side"
-    l,t,r,b = zip(*(d.box for d in digits))
-    m = max(max(d.box[2]-d.box[0], d.box[3]-d.box[1]) for d in digits)
-    return max(min(l)-m, 0),max(min(t)-m, 0),min(max(r)+m, size[0]),min(max(b)+m, size[1])
-
-def _zoom(image):
+# %% ../../nbs/70_inference.image.ipynb #0b27437f
+def _find_all(image):
     "All digits of a PIL image"
-    x,k = picture_shades(image)
-    found = [_moved(d, k, 0, 0) for d in _find(x)]
-    if k==1 or not found: return found
-    l,t,r,b = _around(found, image.size)
-    if 2*max(r-l, b-t)>max(image.size): return found
-    return [_moved(d, 1, l, t) for d in _zoom(image.crop((l,t,r,b)))] or found
+    for side in (224,448,896,1792):
+        x,k = picture_shades(image, side)
+        found = _find(x)
+        if k==1 or found and min(max(d.box[2]-d.box[0], d.box[3]-d.box[1]) for d in found)>=24: break
+    return [FramedDigit(tuple(int(k*o) for o in d.box), d.image) for d in found]
 
 # %% ../../nbs/70_inference.image.ipynb #9e328cb9
 def digits_in(
     image:str|Path|bytes|Image.Image|np.ndarray|Tensor # path, a file's bytes, PIL image, array or tensor of one picture
 )->list: # for each digit its `box` (left, top, right, bottom; in pixels) and its `image` (float32 `[28,28]`, 0 to 1)
     "All digits of a picture, dark on light or light on dark, line by line and from left to right, each framed as MNIST frames it"
-    return [FramedDigit(d.box, torch.tensor(d.image, dtype=torch.float32)) for d in _zoom(read_picture(image))]
+    return [FramedDigit(d.box, torch.tensor(d.image, dtype=torch.float32)) for d in _find_all(read_picture(image))]
 
 # %% ../../nbs/70_inference.image.ipynb #e99dacae
 def digit_image(

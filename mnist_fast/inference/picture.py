@@ -102,9 +102,10 @@ def _pixels(image):
 
 # %% ../../nbs/69_inference.picture.ipynb #7b7e044a
 def picture_shades(
-    image:Image.Image # upright, of any mode
-)->tuple: # floats 0 to 1, `[H,W]`, at most 448 by 448, and how many pixels of the image one of them is wide
-    "An image as shades from 0 to 1, made smaller if it is large"
-    k = -(-max(image.size)//448)
+    image:Image.Image, # upright, of any mode
+    side:int # pixels of the longer side, at most
+)->tuple: # floats 0 to 1, `[H,W]`, and how many pixels of the image one of them is wide
+    "An image as shades from 0 to 1, made smaller if it is larger than `side`"
+    k = -(-max(image.size)//side)
     try: return _pixels(_smaller(image, k) if k>1 else image),k
     except Exception as e: raise _unreadable(image, e) from None
