@@ -390,7 +390,7 @@ def test_predict_table(tmp_path):
         res = ended(go('predict', name, 'none.csv', '--json', cwd=tmp_path), 1)
         found = [json.loads(o) for o in res.stdout.splitlines()]
         assert [o['image'] for o in found]==[*(f'{name}, row {i}' for i in range(4)),'none.csv']
-        assert [o['label'] for o in found if 'label' in o]==alone and 'one colour' in found[1]['error'] and 'No such file' in found[4]['error']
+        assert [o['label'] for o in found if 'label' in o]==alone and 'no digit' in found[1]['error'] and 'No such file' in found[4]['error']
     res = ended(go('predict', 'test.csv', cwd=tmp_path), 1)
     assert [o.split(' (')[0] for o in res.stdout.splitlines()]==[f'test.csv, row {i}: {k}' for i,k in zip((0,2,3), alone)]
     one_sentence(res.stderr, 'test.csv, row 1: ')

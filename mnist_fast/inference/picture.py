@@ -78,6 +78,7 @@ def read_picture(
 def _shades(image, paper):
     "Floats 0 to 1 of `image`, transparent parts in the colour `paper`: its grey, or the colour that varies more than twice as much"
     if image.has_transparency_data: image = Image.alpha_composite(Image.new('RGBA', image.size, paper), image.convert('RGBA'))
+    if image.mode in ('1','L'): return np.asarray(image.convert('L'))/255
     grey,rgb = image.convert('L'),image.convert('RGB')
     spread = ImageStat.Stat(rgb).var
     return np.asarray(grey if 4*ImageStat.Stat(grey).var[0]>=max(spread) else rgb.getchannel(int(np.argmax(spread))))/255
