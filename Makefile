@@ -21,7 +21,7 @@ demo: $(BIN)/.installed  ## train and test both tasks, and every rung of the cha
 test: $(BIN)/.installed  ## run all tests, with one thread, so that they last as long beside another program
 	$(BIN)/chkstyle .
 	$(BIN)/nbdev-test --flags "$(FLAGS)"
-	$(BIN)/pytest --ignore tests/test_notebooks.py --ignore tests/test_site.py
+	$(BIN)/pytest --ignore tests/test_notebooks.py --ignore tests/test_site.py --ignore tests/test_page.py
 
 portable: $(BIN)/.installed  ## run the modules' notebooks on PyTorch's simplest instructions, with two threads (a test does it for the tutorials)
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 $(BIN)/nbdev-test --n-workers 1 --skip-folder-re '^([_.]|tutorials)'
@@ -41,8 +41,8 @@ prepare: $(BIN)/.installed  ## after a change: modules from notebooks, clean not
 docs: $(BIN)/.docs  ## build the site into _docs, and check it
 	$(BIN)/python tools/site/build.py
 
-docs-check: $(BIN)/.docs  ## open the site that was built in Chromium, if there is one
-	$(BIN)/pytest -q -rs tests/test_site.py
+docs-check: $(BIN)/.docs  ## open the site that was built and the page to draw on in Chromium, if there is one
+	$(BIN)/pytest -q -rs tests/test_site.py tests/test_page.py
 
 docs-serve: $(BIN)/.docs  ## show the site that was built on 127.0.0.1; PORT=8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)

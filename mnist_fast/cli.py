@@ -94,11 +94,12 @@ def predict(
     json:bool=False # Print one JSON object a picture?
 )->int: # 1 if a picture could not be read
     "Recognise the digit in each picture, or all digits with --all"
-    from mnist_fast.inference.reading import picture_files, read_pictures, save_drawing
+    from mnist_fast.inference.reading import picture_files, read_many, save_drawing
     from mnist_fast.inference.saved import load_model
-    if show and (images[1:] or not show.lower().endswith('.png')): raise ValueError("--show draws one picture into a .png file. Give one of each.")
+    if show and (images[1:] or not show.lower().endswith('.png')):
+        raise ValueError("--show draws one picture into a .png file. Give one of each.")
     saved,ok,(names,pictures) = load_model(model),True,tee(picture_files(images))
-    for (name,image),found in zip(names, read_pictures(saved, (o for _,o in pictures))):
+    for (name,image),found in zip(names, read_many(saved, (o for _,o in pictures))):
         ok &= _print_answer(name, found, all, saved.classes, json)
         if show and isinstance(found, list): save_drawing(show, image, found)
     return int(not ok)

@@ -1,6 +1,6 @@
 "A model as one page: the arithmetic against PyTorch, what the file may do, and the page in a browser"
-import json, os, pytest, re, shutil, torch
-from conftest import full_disk, names, root, sh
+import json, numpy as np, os, pytest, re, shutil, struct, sys, torch
+from conftest import full_disk, names, needs_mnist, root, sh
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,9 +8,13 @@ from PIL import Image, ImageDraw
 from types import SimpleNamespace
 
 from mnist_fast.baseline import PixelSimilarity
+from mnist_fast.inference.image import digits_in
 from mnist_fast.inference.page import model_layers, model_page
 from mnist_fast.inference.saved import DigitModel, load_model, save_model
 from mnist_fast.model import count_params, mnist_model, model_registry
+
+sys.path.append(str(root/'tools'))
+import drawings as d
 
 each = pytest.mark.parametrize
 folder = root/'mnist_fast'/'inference'/'page'
@@ -113,6 +117,64 @@ def test_lines():
     "The whole arithmetic can be read in one sitting"
     n = {o: len((folder/o).read_text().splitlines()) for o in ('network.js','frame.js')}
     assert n['network.js']<=150 and n['frame.js']<=250
+
+# Framing as in Python
+
+_js = '''
+const fs = require('fs'), file = fs.readFileSync(FILE), out = []
+for (let at = 0; at < file.length;) {
+  const width = file.readUInt32LE(at), height = file.readUInt32LE(at + 4), end = at + 8 + 4 * width * height
+  out.push(Framing.digitsIn({data: new Uint8ClampedArray(file.subarray(at + 8, end)), width, height}).map(d => ({box: d.box, pixels: Array.from(d.pixels)})))
+  at = end
+}
+console.log(JSON.stringify(out))
+'''
+
+def _in_page(images, tmp_path):
+    (tmp_path/'images').write_bytes(b''.join(struct.pack('<II', *im.size)+im.tobytes() for im in images))
+    code = (root/'mnist_fast'/'inference'/'page'/'frame.js').read_text()
+    (tmp_path/'run.js').write_text(f"{code}\nconst FILE = {json.dumps(str(tmp_path/'images'))}\n{_js}")
+    return [[SimpleNamespace(**o) for o in found] for found in json.loads(sh(node, tmp_path/'run.js'))]
+
+def _same(images, tmp_path):
+    "The same boxes in Python and in the page, and 99.9% of the pixels within 1/255"
+    off = total = 0
+    for im,found in zip(images, _in_page(images, tmp_path)):
+        want = digits_in(im)
+        assert [o.box for o in want]==[tuple(o.box) for o in found]
+        for a,b in zip(want, found): off,total = off+int(((a.image.flatten()-torch.tensor(b.pixels)).abs()>1/255).sum()),total+784
+    assert total and off<=total/1000, (off,total)
+
+@needs_node
+@each('kind', d.kinds)
+def test_framed_alike(kind, tmp_path):
+    sure = Image.fromarray(d.mark((100,100), [np.array([[.2,0],[.2,1]])], 40, 20, 60, 6)*255)
+    _same([im.convert('RGBA') for im in (sure,*(im for im,_ in d.drawings(kind, 15, seed=3)))], tmp_path)
+
+def _clear(seed):
+    "White and dark ink on nothing"
+    ink = d.one(np.random.default_rng(seed), seed)
+    x = np.full((*ink.shape,4), 255*(seed%2), np.uint8)
+    x[...,3] = (255*ink).round()
+    return Image.fromarray(x)
+
+@needs_node
+def test_transparent_alike(tmp_path): _same([_clear(i) for i in range(6)], tmp_path)
+
+@needs_node
+@needs_mnist
+def test_mnist_alike(tmp_path):
+    "All test digits as they are, and 300 of them redrawn: larger, moved, inverted, in colour"
+    from mnist_fast.data.source import get_digits
+    x,rng = get_digits('mnist').x_test.numpy(),np.random.default_rng(0)
+    def redrawn(o):
+        im = Image.fromarray(o).resize((int(rng.integers(30, 300)),)*2, Image.Resampling.BICUBIC)
+        page = np.zeros((int(im.height*rng.uniform(1, 1.6)),int(im.width*rng.uniform(1, 2))))
+        t,l = (int(rng.integers(0, m-n+1)) for m,n in zip(page.shape, im.size))
+        page[t:t+im.height,l:l+im.width] = np.asarray(im)/255
+        return d.picture(d.paint(page, rng), rng.uniform(40, 95)).convert('RGBA')
+    _same([Image.fromarray(o).convert('RGBA') for o in x], tmp_path)
+    _same([redrawn(o) for o in x[:300]], tmp_path)
 
 # The file
 

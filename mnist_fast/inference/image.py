@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from .picture import picture_shades, read_picture
+from .picture import picture_shades, open_picture
 
 # %% ../../nbs/70_inference.image.ipynb #654fbd5c
 def _edge(x, middle, far):
@@ -182,7 +182,7 @@ def digits_in(
     image:str|Path|bytes|Image.Image|np.ndarray|Tensor # path, a file's bytes, PIL image, array or tensor of one picture
 )->list: # for each digit its `box` (left, top, right, bottom; in pixels) and its `image` (float32 `[28,28]`, 0 to 1)
     "All digits of a picture, dark on light or light on dark, line by line and from left to right, each framed as MNIST frames it"
-    return [FramedDigit(d.box, torch.tensor(d.image, dtype=torch.float32)) for d in _find_all(read_picture(image))]
+    return [FramedDigit(d.box, torch.tensor(d.image, dtype=torch.float32)) for d in _find_all(open_picture(image))]
 
 # %% ../../nbs/70_inference.image.ipynb #e99dacae
 def one_digit(
@@ -190,7 +190,8 @@ def one_digit(
 ): # the only element
     "The only digit of a picture; raises `ValueError` for none and for several"
     if not found: raise ValueError("There is no digit in the picture: no ink stands out. Give one digit with ink on paper.")
-    if found[1:]: raise ValueError(f"There are {len(found)} digits in the picture. Give one digit, or ask for all (read_digits, predict --all).")
+    if found[1:]: raise ValueError(
+        f"There are {len(found)} digits in the picture. Give one digit, or ask for all (read_digits, predict --all).")
     return found[0]
 
 def digit_image(
