@@ -31,7 +31,7 @@ Two networks for handwritten digits. `load_model('full')` and `load_model('3v7')
 - **Ideal digits**: `ideal.safetensors` has the mean training image of each digit, `[10,784]`, floats from 0 to 1. The chapter's first classifier,
   pixel similarity, compares a digit with them, and the page of a model shows its answer beside the network's.
 - **Input**: one digit, bright on dark, framed as in MNIST. `predict` and `digit_image` do that for any picture.
-- **Limits**: a picture of something else, such as a letter, still gets a digit as its prediction, sometimes with a high probability. Two digits in one picture get one prediction.
+- **Limits**: a picture of something else, such as a letter, still gets a digit as its prediction, sometimes with a high probability. A picture of several digits is refused, or read digit by digit with `--all`; digits that touch each other are one piece of ink, and get one prediction.
   Ways of writing that are rare in the United States (a one with a long upstroke, a crossed seven) are rare in MNIST too. How often the models are wrong about them was not measured.
   The model `3v7` predicts a three or a seven for every digit. The models are not made for bank cheques, medicine, or anything else where a wrong digit does harm.
 '''
