@@ -126,7 +126,7 @@ jobs |= dict(a2=run(f'{a} a2 --json', env=dict(MPLBACKEND='module://no_such_back
 jobs |= dict(whole=run(f'{c} whole --json'), killed=killed, two=two, stop_at=run(f'{a} s --epochs 30 --valid 0.2 --stop-at 0.95 --json'))
 jobs |= dict(tb=run(f'{a} tb --tensorboard'), rep=run('report a', need='a'), cmp=run('compare a a2 --json --out cmp.html', need='a2'))
 jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'), eval_b=run('evaluate b --source digits', need='b'))
-jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'a', 'blank.png', '--json', need='a'))
+jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'empty', 'blank.png', '--json', need='a'))
 jobs |= dict(ascii=run(ask, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', need='a', env=dict(PYTHONIOENCODING='ascii')))
 jobs |= dict(full=run(f'{a} full', pre=('bash', '-c', 'ulimit -f 20; exec "$0" "$@"')), disk=run(f'{a} disk', pre=('sh', '-c', 'mkdir -p disk/report.html; exec "$0" "$@"')))
 jobs |= {k: mute(*o) for k,o in muted.items()} | {f'stop-{w}-{t}': stop(w, t) for w,t in stops}
@@ -140,6 +140,7 @@ def dir(tmp_path_factory):
     for o in ('seven.png', 'é.png', b'\xff.png'): im.save(os.path.join(os.fsencode(d), os.fsencode(o)))
     Image.new('L', (90,90), 255).save(d/'blank.png')
     (d/'text.png').write_text('not a picture')
+    (d/'empty').mkdir()
     im.save(d/'cut.tif')
     os.truncate(d/'cut.tif', 50)
     return d
@@ -322,7 +323,7 @@ def test_predict_json(job):
     "One object a line, in the order given"
     res = ended(job('json'), 1)
     rows = [sure(o) for o in res.stdout.splitlines()]
-    assert [r['image'] for r in rows]==['seven.png','é.png','\udcff.png','none.png','text.png','a','blank.png'] and res.stderr==''
+    assert [r['image'] for r in rows]==['seven.png','é.png','\udcff.png','none.png','text.png','empty','blank.png'] and res.stderr==''
     for r in rows[:3]: assert r['label']==7 and sum(r['probabilities'])==pytest.approx(1, abs=1e-5) and r['probabilities'][1]>.5
     for r in rows[3:]: assert set(r)=={'image','error'} and r['error'].endswith('.')
 
@@ -345,6 +346,30 @@ def test_ladder_learns(job):
     "On the small set too each rung is far above chance"
     poor = [(r['task'],r['rung'],r['accuracy']) for r in sure(job('ladder').stdout) if r['accuracy']<.85]
     assert not poor
+
+# Pictures
+
+def test_predict_all(tmp_path):
+    "Every digit, a folder, and a drawing of what was seen; a picture of several digits is refused without --all"
+    im = Image.new('L', (180,90), 255)
+    for x in (0,90): ImageDraw.Draw(im).line([(25+x,20),(65+x,20),(40+x,75)], 0, 8)
+    (tmp_path/'in').mkdir()
+    im.save(tmp_path/'in'/'two.png')
+    row = sure(ended(go('predict', '--all', 'in', '--json', '--show', 'seen.png', cwd=tmp_path)).stdout)
+    assert [o['label'] for o in row['digits']]==[7,7] and row['image']==os.path.join('in', 'two.png')
+    with Image.open(tmp_path/'seen.png') as seen: assert seen.size==(180,90)
+    assert re.fullmatch(r'\S+two.png: 7 \(\d+\.\d%\), 7 \(\d+\.\d%\)\n', ended(go('predict', '--all', 'in', cwd=tmp_path)).stdout)
+    one_sentence(ended(go('predict', 'in', cwd=tmp_path), 1).stderr, '2 digits', '--all')
+    one_sentence(ended(go('predict', 'in', 'in', '--show', 'a.png', cwd=tmp_path), 1).stderr, '--show')
+
+def test_page(tmp_path):
+    "A file that a browser opens; nothing where it can't be written or there is no model"
+    res = sure(ended(go('page', '--model', '3v7', '--out', 'p.html', '--json', cwd=tmp_path)).stdout)
+    text = (tmp_path/'p.html').read_text()
+    assert res['size']==len(text.encode())<3e6 and 'Content-Security-Policy' in text
+    one_sentence(ended(go('page', '--model', 'nothing', cwd=tmp_path), 1).stderr, 'no model')
+    one_sentence(ended(go('page', '--out', 'p.html/q.html', cwd=tmp_path), 1).stderr, 'p.html')
+    assert os.listdir(tmp_path)==['p.html']
 
 # Being stopped
 
