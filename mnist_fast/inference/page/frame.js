@@ -27,19 +27,17 @@ function median(...parts) { // each shade is a whole number of 255ths
 
 // Red, green and blue, 0 to 255, on paper where the picture is transparent; k by k pixels become one, the mean of them
 function colours({data, width, height}, k, paper) {
-  const h = Math.ceil(height / k), w = Math.ceil(width / k), rgb = [0, 1, 2].map(() => new Uint8Array(h * w)), [red, green, blue] = rgb
-  const on = (v, a) => { const t = 128 * (v * a + paper * (255 - a)) + 16384; return a == 255 ? v : (t >> 8) + t >> 15 }
+  const h = Math.ceil(height / k), w = Math.ceil(width / k), rgb = [0, 1, 2].map(() => new Uint8Array(h * w))
   for (let p = 0, row = 0; row < h; row++) for (let col = 0; col < w; col++, p++) {
-    const b = Math.min(row * k + k, height), e = Math.min(col * k + k, width), n = (b - row * k) * (e - col * k), part = Math.floor(2 ** 24 / n) / 2 ** 24
-    let r = n >> 1, g = r, bl = r
-    for (let y = row * k; y < b; y++) for (let at = 4 * (y * width + col * k), end = 4 * (y * width + e); at < end; at += 4) {
-      r += on(data[at], data[at + 3])
-      g += on(data[at + 1], data[at + 3])
-      bl += on(data[at + 2], data[at + 3])
+    const b = Math.min(row * k + k, height), r = Math.min(col * k + k, width), n = (b - row * k) * (r - col * k), part = Math.floor(2 ** 24 / n)
+    for (let i = 0; i < 3; i++) {
+      let sum = n >> 1
+      for (let y = row * k; y < b; y++) for (let at = 4 * (y * width + col * k), end = 4 * (y * width + r); at < end; at += 4) {
+        const a = data[at + 3], v = a == 255 ? 0 : 128 * (data[at + i] * a + paper * (255 - a)) + 16384
+        sum += a == 255 ? data[at + i] : (v >> 8) + v >> 15
+      }
+      rgb[i][p] = sum * part / 2 ** 24
     }
-    red[p] = r * part
-    green[p] = g * part
-    blue[p] = bl * part
   }
   return rgb
 }
