@@ -24,6 +24,7 @@ from .interpret.weights import *
 from .interpret.surface import *
 from .inference.image import *
 from .inference.saved import *
+from .inference.reading import *
 from .inference.onnx import *
 from .inference.page import *
 from .run.checkpoint import *

@@ -1,7 +1,7 @@
 """Pictures of digits as people make them, drawn in code: strokes on made paper, with shadows, lines, blur, perspective and JPEG.
 
-`drawings(kind, n, seed)` gives pictures and what they show; `python tools/drawings.py` measures a model on all kinds, and draws a sheet of them.
-The seeds below 1,000 are for development, those from 1,000 on for the report."""
+`drawings(kind, n, seed)` gives pictures and what they show. `python tools/drawings.py` prints how many of 100 pictures of each kind
+the packaged model reads, on the seed for the report, 1,000. Choices are made on seed 0."""
 import numpy as np
 from io import BytesIO
 from PIL import Image, ImageDraw
@@ -249,3 +249,11 @@ def drawings(kind, n, seed=0):
         res = kinds[kind](rng, i%10)
         return res if kind in many else (res,[i%10] if kind in single else [])
     return [make(i) for i in range(n)]
+
+if __name__=='__main__':
+    from mnist_fast.inference.reading import read_digits
+    from mnist_fast.inference.saved import load_model
+    model = load_model()
+    for kind in [*single,*many,'blank']:
+        right = sum([d.label for d in read_digits(model, im)]==labels for im,labels in drawings(kind, 100, 1000))
+        print(f'{kind:10} {right}', flush=True)
