@@ -62,9 +62,9 @@ def evaluate(
     _emit(json, f"{run}: accuracy {res['accuracy']:.4f}, loss {res['loss']:.4f} on {res['n_test']} test digits ({res['source']})", res)
 
 # %% ../nbs/99_cli.ipynb #6bab6382
-def _digit_text(d): return f"{d.label} ({d.probabilities.max():.1%})"
+def _digit_text(d): return f"{'' if d.sure else 'not sure, perhaps '}{d.label} ({d.probabilities.max():.1%})"
 
-def _digit_facts(d): return dict(label=d.label, probabilities=d.probabilities.tolist())
+def _digit_facts(d): return dict(label=d.label, probabilities=d.probabilities.tolist(), sure=d.sure)
 
 def _answer(found, every):
     "One digit as text and as facts, or all digits of a picture; raises `ValueError` if there is not one"

@@ -16,7 +16,7 @@ from torch import nn, Tensor
 
 from .. import __version__
 from ..files import as_path, write_files
-from .saved import DigitModel, load_model
+from .saved import DigitModel, default_threshold, load_model
 from ..model import FlattenNHWC, NormalizePixels, SummedHeads, count_params, unwrap_model
 
 # %% ../../nbs/73_inference.page.ipynb #b6a78ad6
@@ -121,8 +121,6 @@ def _facts(net, config):
     return ' · '.join([net.config['name'],f'{count_params(net):,} parameters',*right])
 
 # %% ../../nbs/73_inference.page.ipynb #ccaf5996
-_threshold = .5
-
 def _net_config(model):
     "The network of a `DigitModel`, a `Learner`, a model or a folder, and the configuration that was saved with it"
     if isinstance(model, (str,Path)): model = load_model(model)
@@ -137,7 +135,7 @@ def _packed_model(net, config):
     samples = ['3','7','37'] if len(classes)==2 else [*map(str, classes),'42']
     try: layers,ideals = _put_in_row((model_layers(net),_ideals(classes)), row)
     except ValueError as e: raise ValueError(f"This model can't become a page: {e}. Make it with mnist_model.") from None
-    data = dict(classes=classes, samples=samples, threshold=config.get('threshold', _threshold), layers=layers, ideals=ideals)
+    data = dict(classes=classes, samples=samples, threshold=config.get('threshold', default_threshold), layers=layers, ideals=ideals)
     try: return json.dumps(data).replace('<', '\\u003c'),_base64(row)
     except ValueError as e: raise ValueError(f"This model can't become a page: {e}. Train it again, with a lower learning rate.") from None
 

@@ -20,18 +20,18 @@ from .picture import open_picture
 from .saved import DigitModel
 
 # %% ../../nbs/72_inference.reading.ipynb #244b9210
-ReadDigit = namedtuple('ReadDigit', 'box label probabilities')
+ReadDigit = namedtuple('ReadDigit', 'box label probabilities sure')
 
 def _predicted(model, found):
     "The prediction for each digit that was found"
     if not found: return []
     probs = model.probabilities(torch.stack([d.image for d in found]))
-    return [ReadDigit(d.box, model.classes[p.argmax()], p) for d,p in zip(found, probs)]
+    return [ReadDigit(d.box, model.classes[p.argmax()], p, p.max().item()>=model.threshold) for d,p in zip(found, probs)]
 
 def read_digits(
     model:DigitModel, # from `load_model`
     image # one picture, as for `digits_in`
-)->list: # for each digit its `box` (left, top, right, bottom; in pixels), its `label` and the `probabilities` of the model's classes
+)->list: # for each digit its `box` (left, top, right, bottom; in pixels), `label`, the `probabilities` of the model's classes, and whether it is `sure`
     "Predict every digit of a picture, line by line and from left to right; raises `ValueError` for what is not a picture"
     return _predicted(model, digits_in(image))
 
@@ -40,12 +40,12 @@ def draw_digits(
     image, # the picture that was read
     found:list # from `read_digits`
 ): # a PIL image
-    "The picture with a box and a label for each digit"
+    "The picture with a box and a label for each digit; a question mark where the model is not sure"
     res = open_picture(image).convert('RGB')
     pen,size = ImageDraw.Draw(res),max(12, min(res.size)//14)
     for d in found:
         pen.rectangle(d.box, outline='red', width=max(1, size//12))
-        pen.text((d.box[0],d.box[1]-size/4), str(d.label), 'red', anchor='ls', font_size=size)
+        pen.text((d.box[0],d.box[1]-size/4), f"{d.label}{'' if d.sure else '?'}", 'red', anchor='ls', font_size=size)
     return res
 
 # %% ../../nbs/72_inference.reading.ipynb #2b15355a

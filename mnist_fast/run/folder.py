@@ -32,14 +32,14 @@ def run_settings(
     ema:float=None, # Keep a moving average of the weights; the part of it that stays at each step, such as 0.999
     nan_guard:bool=False, # Stop at the first loss or gradient that is not a finite number, and say where?
     tensorboard:bool=False, # Write a log for TensorBoard too?
+    page:bool=False, # Write the model as a page to draw on (page.html) too?
     checkpoint:float=60., # Seconds between checkpoints
     every:int=None, # Batches between checkpoints, in place of seconds
     threads:int=None # Threads of PyTorch (default: one per core)
 )->AttrDict: # the same, checked
     "All settings of a run; raises `ValueError` for a value that makes no sense"
     s = AttrDict(locals())
-    _check_numbers(s)
-    _check_valid(s)
+    for check in _check_numbers,_check_valid: check(s)
     return s
 
 # %% ../../nbs/80_run.folder.ipynb #60a7e358

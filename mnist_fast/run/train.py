@@ -18,6 +18,7 @@ from ..callback.monitor import NaNGuard
 from ..callback.training import EMA, KeepBest, StopAt
 from ..data.source import get_digits
 from ..files import as_path, read_json, write_files
+from ..inference.page import model_page
 from ..inference.saved import load_model, save_model
 from ..interpret.predictions import column_order, plot_confusion, plot_most_wrong, prediction_table
 from ..learner import FastLearner, fit_recipe, plot_curves, recipe_learner, tasks
@@ -126,10 +127,11 @@ def _finish(s, learn, folder, origin, seconds, why, start, on_result):
     res = _result(s, learn, loss, acc)
     now = time.perf_counter()
     res.update(command=settings_command(s), stopped=why, seconds=dict(**seconds, test=now-tested, total=now-start), **origin)
-    save_model(learn, folder, task=s.task, recipe=learn.recipe, source=learn.dls.source)
+    save_model(learn, folder, task=s.task, recipe=learn.recipe, source=learn.dls.source, accuracy=acc)
     write_files(folder, {'metrics.json': dumps(res, indent=2).encode()})
     on_result(run := RunResult(folder, res))
     run_report(folder, learn.digits, _save_pictures(learn, out, folder))
+    if s.page: model_page(folder, folder/'page.html')
     return run
 
 # %% ../../nbs/88_run.train.ipynb #704ae9d2
