@@ -37,21 +37,20 @@ def _terms(rows, cols, shape):
 
 def _paper(x):
     "The brightness of the paper at each pixel"
-    step = max(1, min(x.shape)//24)
+    step = max(1, min(x.shape)//16)
     rows,cols = (np.arange(step//2, n, step) for n in x.shape)
     A,v = _terms(rows, cols, x.shape).reshape(6,-1),x[step//2::step,step//2::step].ravel()
-    paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
+    surface = [np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]])),0,0,0,0,0]
     for _ in range(5):
-        off = np.abs(v-paper)
+        off = np.abs(v-surface@A)
         B = A*(off<=.35*off.max())
         surface = np.linalg.solve(B@A.T+1e-4*len(v)*np.eye(6), B@v)
-        paper = surface@A
     return np.tensordot(surface, _terms(*map(np.arange, x.shape), x.shape), 1)
 
 # %% ../../nbs/70_inference.image.ipynb #eb94d2be
 def _erase_rules(ink):
     "Paint over rows that are inked on at least 85% of their length, and not thicker than 4% of the picture; change `ink` itself"
-    for (rule,) in ndimage.find_objects(ndimage.label((ink>=.25).mean(1)>=.85)[0]):
+    for (rule,) in ndimage.find_objects(ndimage.label((ink>.25).mean(1)>=.85)[0]):
         if rule.stop-rule.start>.04*min(ink.shape): continue
         a,b = rule.start-2,rule.stop+1
         above,below = (ink[i].copy() if 0<=i<len(ink) else 0 for i in (a,b))
