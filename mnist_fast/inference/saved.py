@@ -102,7 +102,8 @@ class DigitModel:
         config:dict|None=None # contents of `config.json`
     ):
         self.model,self.config = model.eval(),config or {}
-        self.n_out = self.config.get('model', getattr(unwrap_model(model), 'config', {}))['n_out']
+        self.n_out = self.config.get('model', getattr(unwrap_model(model), 'config', {})).get('n_out')
+        if self.n_out not in (1,10): raise ValueError("It is not known how many outputs the model has. Make it with mnist_model, or give a config.")
         self.classes = [3,7] if self.n_out==1 else list(range(10))
 
     @torch.no_grad()

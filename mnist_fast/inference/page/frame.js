@@ -230,11 +230,12 @@ function find(p) {
 
 // First in a small version of a large picture; if a digit is too small there, or none is found, in one of twice the size
 function findAll(image) {
+  const long = Math.max(image.width, image.height), finest = Math.ceil(long / 1792)
   let found
   for (const side of [224, 448, 896, 1792]) {
-    const k = Math.ceil(Math.max(image.width, image.height) / side)
+    const k = finest * Math.ceil(Math.ceil(long / finest) / side)
     found = find(shades(image, k)).map(d => ({box: [d.l, d.t, d.r, d.b].map(o => k * o), pixels: d.pixels, long: length(d)}))
-    if (k == 1 || found.length && found.every(d => d.long >= 24)) break
+    if (k == finest || found.length && found.every(d => d.long >= 24)) break
   }
   return found
 }
