@@ -42,13 +42,9 @@ function colours({data, width, height}, k, paper) {
     let r = n >> 1, g = r, b = r
     for (let y = top; y < bottom; y++) for (let i = y * width + left, end = y * width + right; i < end; i++) {
       const v = pixels[i], a = v >>> 24
-      r += on(v & 255, a)
-      g += on(v >> 8 & 255, a)
-      b += on(v >> 16 & 255, a)
+      r += on(v & 255, a); g += on(v >> 8 & 255, a); b += on(v >> 16 & 255, a)
     }
-    red[p] = r * mean
-    green[p] = g * mean
-    blue[p] = b * mean
+    red[p] = r * mean; green[p] = g * mean; blue[p] = b * mean
   }
   return rgb
 }
@@ -129,14 +125,21 @@ function withoutRules(p) {
   return p
 }
 
-// Pieces of ink that touch, without specks and what shines through
+// A box has a top, a bottom, a left and a right; it grows until a pixel is inside
+function grow(box, r, c) {
+  if (r < box.t) box.t = r
+  if (r >= box.b) box.b = r + 1
+  if (c < box.l) box.l = c
+  if (c >= box.r) box.r = c + 1
+}
 const height = d => d.b - d.t, width = d => d.r - d.l, length = d => Math.max(height(d), width(d))
+
+// Pieces of ink that touch, without specks and what shines through
 function pieces({x, h, w}) {
   const labels = {x: new Float64Array(h * w), h, w}, found = []
   for (let start = 0; start < x.length; start++) if (x[start] >= .4 && !labels.x[start]) {
     const d = {t: h, b: 0, l: w, r: 0, area: 0, strong: false, labels: [found.length + 1]}, todo = [start]
-    found.push(d)
-    labels.x[start] = found.length
+    labels.x[start] = found.push(d)
     for (let i; (i = todo.pop()) !== undefined; d.area++) {
       const r = Math.floor(i / w), c = i % w
       grow(d, r, c)
@@ -147,12 +150,6 @@ function pieces({x, h, w}) {
   }
   const area = largest(Float64Array.from(found, d => d.area)), kept = found.filter(d => d.strong && d.area >= .02 * area), longest = largest(Float64Array.from(kept, length))
   return {labels, kept: kept.filter(d => length(d) >= Math.max(6, .15 * longest))}
-}
-function grow(d, r, c) { // until the pixel is inside of the box
-  if (r < d.t) d.t = r
-  if (r >= d.b) d.b = r + 1
-  if (c < d.l) d.l = c
-  if (c >= d.r) d.r = c + 1
 }
 
 // One piece for each digit, line by line
@@ -228,20 +225,16 @@ function find(p) {
   return group(kept).map(d => ({t: d.t + paper.t, b: d.b + paper.t, l: d.l + paper.l, r: d.r + paper.l, pixels: cutOut(dark, labels, d)}))
 }
 
+// All digits of a picture, line by line and from left to right: {box: [left, top, right, bottom], pixels: Float32Array}.
 // First in a small version of a large picture; if a digit is too small there, or none is found, in one of twice the size
-function findAll(image) {
+function digitsIn(image) {
   const long = Math.max(image.width, image.height), finest = Math.ceil(long / 1792)
-  let found
   for (const side of [224, 448, 896, 1792]) {
-    const k = finest * Math.ceil(Math.ceil(long / finest) / side)
-    found = find(shades(image, k)).map(d => ({box: [d.l, d.t, d.r, d.b].map(o => k * o), pixels: d.pixels, long: length(d)}))
-    if (k == finest || found.length && found.every(d => d.long >= 24)) break
+    const k = finest * Math.ceil(Math.ceil(long / finest) / side), found = find(shades(image, k))
+    if (k == finest || found.length && found.every(d => length(d) >= 24))
+      return found.map(d => ({box: [d.l, d.t, d.r, d.b].map(o => k * o), pixels: Float32Array.from(d.pixels)}))
   }
-  return found
 }
-
-// All digits of a picture, line by line and from left to right: {box: [left, top, right, bottom], pixels: Float32Array}
-function digitsIn(image) { return findAll(image).map(d => ({box: d.box, pixels: Float32Array.from(d.pixels)})) }
 
 // The picture of one digit; zeros where there is none
 function frame(image) {
