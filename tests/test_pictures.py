@@ -5,7 +5,7 @@ from PIL import Image, ImageDraw
 
 from mnist_fast.inference.image import digit_image, digits_in
 from mnist_fast.inference.reading import draw_digits, picture_files, read_digits, read_many, save_drawing
-from mnist_fast.inference.saved import load_model
+from mnist_fast.inference.saved import DigitModel, load_model
 
 sys.path.append(str(root/'tools'))
 import drawings as d
@@ -172,3 +172,8 @@ def test_bad_words(args, tmp_path):
     status,out,err = _command(tmp_path, *args)
     assert status==1 and not out
     one_sentence(err, args[-1].split('/')[0] if args[0]!='predict' or '--model' in args else 'a.txt')
+
+def test_unknown_outputs():
+    "A model that lost its configuration, such as a traced one"
+    with pytest.raises(ValueError) as e: DigitModel(torch.nn.Linear(784, 10))
+    names(e, 'mnist_model')
