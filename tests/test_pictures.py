@@ -1,11 +1,11 @@
 "Pictures as people make them: kinds of paper and light, several digits, many pictures"
-import numpy as np, pytest, sys, torch
-from conftest import names, root
+import json, numpy as np, pytest, sys, torch
+from conftest import bin, names, one_sentence, root, sh
 from PIL import Image, ImageDraw
 
 from mnist_fast.inference.image import digit_image, digits_in
 from mnist_fast.inference.reading import draw_digits, picture_files, read_digits, read_many, save_drawing
-from mnist_fast.inference.saved import load_model
+from mnist_fast.inference.saved import DigitModel, load_model
 
 sys.path.append(str(root/'tools'))
 import drawings as d
@@ -129,3 +129,51 @@ def test_drawing(tmp_path):
     assert (np.asarray(draw_digits(x, found))==(255,0,0)).all(-1).sum()>200
     save_drawing(tmp_path/'new'/'seen.png', x, found)
     with Image.open(tmp_path/'new'/'seen.png') as im: assert im.size==(300,200)
+
+# Bad input for the command
+
+_measure = '''import json, resource, subprocess, sys
+res = subprocess.run(sys.argv[1:], text=True, capture_output=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([res.returncode, res.stdout, res.stderr, used.ru_utime+used.ru_stime, used.ru_maxrss]))'''
+
+def _command(folder, *args):
+    "Exit status, output and errors; at most 1 GB, and at most 5 s, twice that beside other programs; nothing is written unless all is well"
+    before = {*folder.rglob('*')}
+    status,out,err,seconds,kb = json.loads(sh(sys.executable, '-c', _measure, bin/'mnist_fast', *args, cwd=folder))
+    assert seconds<10 and kb<2**20, (args,seconds,kb)
+    if status: assert {*folder.rglob('*')}==before
+    return status,out,err
+
+def _random(shape, share): return Image.fromarray((np.random.default_rng(0).random(shape)<share).astype(np.uint8)*255)
+
+hard = dict(nothing=(lambda: Image.new('L', (400,300), 230),'no digit'), large=(lambda: Image.new('1', (10000,10000), 1),'50 million'),
+    specks=(lambda: _random((2000,2000), .25),'500 pieces'), clear=(lambda: Image.new('RGBA', (7000,7100)),'no digit'),
+    sixteen=(lambda: Image.fromarray(np.full((7000,7000), 300, np.uint16)),'no digit'), noise=(lambda: _random((7000,7000), .5),'.'))
+
+@each('kind', hard)
+def test_hard_pictures(kind, tmp_path):
+    make,word = hard[kind]
+    make().save(tmp_path/'a.png')
+    status,out,err = _command(tmp_path, 'predict', 'a.png')
+    assert status==1 and not out
+    one_sentence(err, 'a.png', word)
+    status,out,err = _command(tmp_path, 'predict', '--all', '--show', 'shown.png', 'a.png')
+    if status: one_sentence(err, 'a.png', word)
+    else: one_sentence(out, start='a.png: ')
+
+@each('args', [('predict','a.txt'),('predict','--all','--show','shown.png','a.txt'),*[(*o,m) for o in (('predict','a.txt','--model'),('page','--model'),('export',))
+    for m in ('none','other','a.txt')],('page','--out','a.txt/page.html'),('export','full','--out','a.txt/model.onnx')], ids=' '.join)
+def test_bad_words(args, tmp_path):
+    "Text in place of a picture, no model, a model of another kind, a folder that can't be written"
+    (tmp_path/'a.txt').write_text('no picture, no model, no folder')
+    (tmp_path/'other').mkdir()
+    (tmp_path/'other'/'config.json').write_text('{"format": "another"}')
+    status,out,err = _command(tmp_path, *args)
+    assert status==1 and not out
+    one_sentence(err, args[-1].split('/')[0] if args[0]!='predict' or '--model' in args else 'a.txt')
+
+def test_unknown_outputs():
+    "A model that lost its configuration, such as a traced one"
+    with pytest.raises(ValueError) as e: DigitModel(torch.nn.Linear(784, 10))
+    names(e, 'mnist_model')

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from .picture import picture_shades, open_picture
+from .picture import open_picture, picture_shades, smaller_picture
 
 # %% ../../nbs/70_inference.image.ipynb #654fbd5c
 def _edge(x, middle, far):
@@ -37,21 +37,20 @@ def _terms(rows, cols, shape):
 
 def _paper(x):
     "The brightness of the paper at each pixel"
-    step = max(1, min(x.shape)//24)
+    step = max(1, min(x.shape)//16)
     rows,cols = (np.arange(step//2, n, step) for n in x.shape)
     A,v = _terms(rows, cols, x.shape).reshape(6,-1),x[step//2::step,step//2::step].ravel()
-    paper = np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]]))
+    surface = [np.median(np.concatenate([x[0],x[-1],x[:,0],x[:,-1]])),0,0,0,0,0]
     for _ in range(5):
-        off = np.abs(v-paper)
+        off = np.abs(v-surface@A)
         B = A*(off<=.35*off.max())
         surface = np.linalg.solve(B@A.T+1e-4*len(v)*np.eye(6), B@v)
-        paper = surface@A
     return np.tensordot(surface, _terms(*map(np.arange, x.shape), x.shape), 1)
 
 # %% ../../nbs/70_inference.image.ipynb #eb94d2be
 def _erase_rules(ink):
     "Paint over rows that are inked on at least 85% of their length, and not thicker than 4% of the picture; change `ink` itself"
-    for (rule,) in ndimage.find_objects(ndimage.label((ink>=.25).mean(1)>=.85)[0]):
+    for (rule,) in ndimage.find_objects(ndimage.label((ink>.25).mean(1)>=.85)[0]):
         if rule.stop-rule.start>.04*min(ink.shape): continue
         a,b = rule.start-2,rule.stop+1
         above,below = (ink[i].copy() if 0<=i<len(ink) else 0 for i in (a,b))
@@ -78,8 +77,8 @@ def _pieces(ink):
     "The pieces of ink, and for each pixel the label of its piece (0 for none)"
     labels,n = ndimage.label(ink>=.4, np.ones((3,3)))
     area,strong = (np.bincount(labels[ink>=o], minlength=n+1)[1:] for o in (.4,.6))
-    found = [_Piece(r.start, r.stop, c.start, c.stop, [i+1]) for i,(r,c) in enumerate(ndimage.find_objects(labels))
-        if area[i]>=.02*area.max() and strong[i]]
+    counts = (area>=.02*area.max(initial=0)) & (strong>0)
+    found = [_Piece(r.start, r.stop, c.start, c.stop, [i+1]) for i,(r,c) in enumerate(ndimage.find_objects(labels)) if counts[i]]
     longest = max(map(_length, found), default=0)
     return [p for p in found if _length(p)>=max(6, .15*longest)],labels
 
@@ -171,11 +170,12 @@ def _find(x):
 # %% ../../nbs/70_inference.image.ipynb #0b27437f
 def _find_all(image):
     "All digits of a PIL image"
+    image,k0 = smaller_picture(image, 1792)
     for side in (224,448,896,1792):
         x,k = picture_shades(image, side)
         found = _find(x)
         if k==1 or found and min(max(d.box[2]-d.box[0], d.box[3]-d.box[1]) for d in found)>=24: break
-    return [FramedDigit(tuple(int(k*o) for o in d.box), d.image) for d in found]
+    return [FramedDigit(tuple(int(k0*k*o) for o in d.box), d.image) for d in found]
 
 # %% ../../nbs/70_inference.image.ipynb #9e328cb9
 def digits_in(

@@ -122,6 +122,7 @@ def export_onnx(
     _check_packages()
     import onnx
     saved,path = _to_export(learn, info),as_path(path)
+    write_files(path.parent, {})
     proto = _record(saved.model)
     onnx.helper.set_model_props(proto, _metadata(saved))
     data = proto.SerializeToString()

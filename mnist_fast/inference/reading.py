@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from fastcore.basics import chunked
 from io import BytesIO
 from pathlib import Path
-from PIL import ImageDraw
+from PIL import Image, ImageDraw
 
 from ..files import as_path, write_files
 from .image import digits_in
-from .picture import open_picture
+from .picture import open_picture, picture_shades, smaller_picture
 from .saved import DigitModel
 
 # %% ../../nbs/72_inference.reading.ipynb #244b9210
@@ -40,12 +40,15 @@ def draw_digits(
     image, # the picture that was read
     found:list # from `read_digits`
 ): # a PIL image
-    "The picture with a box and a label for each digit; a question mark where the model is not sure"
-    res = open_picture(image).convert('RGB')
+    "The picture, at most 1,792 pixels long, with a box and a label for each digit; a question mark where the model is not sure"
+    image,k = smaller_picture(open_picture(image), 1792)
+    if image.mode[0] in 'IF': image = Image.fromarray((255*picture_shades(image, 1792)[0]).astype('uint8'))
+    res = image.convert('RGB')
     pen,size = ImageDraw.Draw(res),max(12, min(res.size)//14)
     for d in found:
-        pen.rectangle(d.box, outline='red', width=max(1, size//12))
-        pen.text((d.box[0],d.box[1]-size/4), f"{d.label}{'' if d.sure else '?'}", 'red', anchor='ls', font_size=size)
+        box = [o/k for o in d.box]
+        pen.rectangle(box, outline='red', width=max(1, size//12))
+        pen.text((box[0],box[1]-size/4), f"{d.label}{'' if d.sure else '?'}", 'red', anchor='ls', font_size=size)
     return res
 
 # %% ../../nbs/72_inference.reading.ipynb #2b15355a

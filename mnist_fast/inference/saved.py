@@ -58,6 +58,11 @@ def _make_model(config, data):
 # %% ../../nbs/71_inference.saved.ipynb #bc8b5d4a
 _model_format = 'mnist_fast model, version 1'
 
+def _known_outputs(model, config):
+    n_out = config.get('model', getattr(unwrap_model(model), 'config', {})).get('n_out')
+    if n_out not in (1,10): raise ValueError("The model does not say that it has 1 or 10 outputs. Make it with mnist_model.")
+    return n_out
+
 def _check_model(model):
     if not hasattr(model, 'config'): raise ValueError(
         "This model can't be made again by name. Make it with mnist_model, after adding it to the model_registry.")
@@ -104,7 +109,7 @@ class DigitModel:
         config:dict|None=None # contents of `config.json`
     ):
         self.model,self.config = model.eval(),config or {}
-        self.n_out = self.config.get('model', getattr(unwrap_model(model), 'config', {}))['n_out']
+        self.n_out = _known_outputs(model, self.config)
         self.classes = [3,7] if self.n_out==1 else list(range(10))
         self.threshold = self.config.get('threshold', default_threshold)
 
