@@ -252,7 +252,7 @@ def drawings(kind, n, seed=0):
         return res if kind in many else (res,[i%10] if kind in single else [])
     return [make(i) for i in range(n)]
 
-def sheet(seed=3, side=104, wide=6):
+def sheet(seed=3, side=104, wide=5):
     "One picture of each kind with its name, `wide` of them in a row"
     rows = -(-len(kinds)//wide)
     im = Image.new('RGB', (wide*(side+16),rows*(side+32)), 'white')
@@ -277,7 +277,7 @@ def main():
     path = Path(__file__).parent.parent/'nbs'/'results'/'drawings.json'
     model,res = load_model(),json.loads(path.read_text())
     for kind in [*single,*many,'blank']:
-        res['kinds'][kind] = {**res['kinds'].get(kind, {}), **measure(model, kind)}
+        res['kinds'][kind] = res['kinds'].get(kind, {}) | measure(model, kind)
         print(f"{kind:10} {res['kinds'][kind]['right']}", flush=True)
     res.update(command='python tools/drawings.py', seed=1000, weights=model.config['sha256'], system=system_info())
     path.write_text(json.dumps(res, indent=2)+'\n')
