@@ -56,7 +56,7 @@ def test_pages(page, address):
 
 @needs_browser
 @needs_site
-@pytest.mark.parametrize('words,target', [('FastSGD','optimizer.html'),('accuracy loss staircase','tutorials/loss.html'),('train command','cli.html')])
+@pytest.mark.parametrize('words,target', [('FastSGD','optimizer.html'),('accuracy loss staircase','tutorials/loss.html'),('train command','cli.html'),('squared paper shadow','pictures.html')])
 def test_search(page, address, words, target):
     "The search finds symbols and words"
     page.goto(f'{address}/search.html?q={words}')
@@ -72,13 +72,30 @@ def test_math(page, address):
 
 @needs_browser
 @needs_site
-@pytest.mark.parametrize('name', ['index','optimizer','tutorials/pixels','tutorials/glossary','benchmarks','cli','search'])
+@pytest.mark.parametrize('name', ['index','optimizer','tutorials/pixels','tutorials/glossary','benchmarks','pictures','cli','search','draw'])
 def test_accessible(page, address, name):
     "axe finds nothing wrong: contrast, labels, texts for pictures, headings, keyboard"
     from axe_playwright_python.sync_playwright import Axe
     page.goto(f'{address}/{name}.html')
     found = Axe().run(page, options=dict(runOnly=['wcag2a','wcag2aa','wcag21aa'])).response['violations']
     assert not [(o['id'],o['help'],[n['html'][:150] for n in o['nodes'][:3]]) for o in found]
+
+@needs_browser
+@needs_site
+def test_draw(page, address):
+    "Each page leads to the page to draw on. That one reads a stroke, and requests nothing but itself"
+    page.goto(f'{address}/tutorials/pixels.html')
+    link = page.eval_on_selector('.sidebar-tree.draw a', 'o => o.href')
+    seen = []
+    page.on('request', lambda r: seen.append(r.url))
+    page.goto(link)
+    o = page.locator('#pad').bounding_box()
+    for i,(x,y) in enumerate([(.5,.2),(.5,.5),(.5,.8)]):
+        page.mouse.move(o['x']+x*o['width'], o['y']+y*o['height'], steps=5)
+        if not i: page.mouse.down()
+    page.mouse.up()
+    page.wait_for_function("document.getElementById('says').textContent.includes('1')")
+    assert [o for o in seen if not o.startswith('data:')]==[link] and not page.faults
 
 # What stops the build
 

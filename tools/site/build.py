@@ -15,6 +15,7 @@ from nbdev.processors import add_show_docs, clean_magics, filter_stream_, hide_,
 from sphinx.application import Sphinx
 from sphinx.util.docutils import docutils_namespace
 from check import check
+from mnist_fast.inference.page import model_page
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here.parent))
@@ -25,7 +26,7 @@ src,out = root/'_proc'/'site',root/'_proc'/'html'
 groups = {'Tutorials': r'tutorials/', 'Files and data': r'[01]\d_', 'Losses, optimizers, models': r'2\d_', 'Callbacks': r'3\d_', 'Learner and recipes': r'4\d_',
     'By hand': r'5\d_', 'Looking at models': r'6\d_', 'Using models': r'7\d_', 'Runs': r'8\d_', 'Measuring': r'9[0-8]_', 'The command': r'99_'}
 texts = {'changes': root/'CHANGELOG.md', 'model_card': cfg.lib_path/'weights'/'README.md'}
-project = ['benchmarks','changes','contributing','model_card']
+project = ['pictures','benchmarks','changes','contributing','model_card']
 directives = {*cfg.tst_flags, *'default_exp export exports exporti exec_doc hide hide_line filter_stream eval echo output include code-fold code-summary fig-alt'.split()}
 everyday = 'step stack view rank leak device schedule recipe converge reduction'.split() # terms that have another meaning too often to be linked
 problems = []
@@ -232,6 +233,7 @@ def write(page):
     for c in cells: c['metadata'].pop('execution', None)
     if page.module: cells[0]['source'] += f'\n\n```{{py:module}} {page.module}\n```'
     if page.doc.startswith('tutorials/'): cells[1]['source'] += opening(page)
+    if page.doc=='inference.page': cells[0]['source'] += '\n\n<a href="draw.html">Draw a digit</a> on the page of the model `full`.'
     if page.doc=='index': cells.append(dict(cell_type='markdown', metadata=dict(cell=0), source=contents()))
     for i,c in enumerate(cells): c['id'] = f'c{i}'
     lang = dict(name='python', pygments_lexer='ipython3')
@@ -305,6 +307,7 @@ def main():
     for name,path in texts.items(): (src/f'{name}.md').write_text(prose(path.read_text(encoding='utf-8'), Text(path, name), path.name), encoding='utf-8')
     stop_if_wrong()
     sphinx()
+    model_page('full', out/'draw.html')
     for o in check(out): problem(*o)
     stop_if_wrong()
     shutil.rmtree(root/'_docs', ignore_errors=True)

@@ -24,6 +24,7 @@ pygments_style,pygments_dark_style = 'a11y-high-contrast-light','a11y-high-contr
 html_theme = 'furo'
 html_title = project
 html_static_path,templates_path = ['static'],['templates']
+html_sidebars = {'**': [f'sidebar/{o}.html' for o in 'brand search scroll-start draw navigation scroll-end'.split()]}
 html_css_files,html_js_files = ['site.css'],['site.js']
 html_favicon = 'static/favicon.svg'
 html_copy_source = False
