@@ -16,7 +16,7 @@ from fastai.basics import *
 from fastai.callback.all import *
 from fastai.callback.core import _inner_loop
 from fastai.metrics import accuracy
-from .callback.augment import BatchAugment
+from .callback.augment import BatchAugment, NotDigits
 from .callback.training import HardExamples, SkipValidation
 from .data.idx import Digits
 from .data.loader import mnist_dls, three_seven_dls
@@ -110,7 +110,7 @@ def _learner(dls, task, recipe, model, metric, seed, kwargs):
     args = dict(loss_func=recipe_loss(r), opt_func=recipe_opt(r), metrics=metric, **{k: r[k] for k in ('lr','moms') if k in r})
     cls = _OneOutputLearner if task=='3v7' else FastLearner
     learn = cls(dls, model.to(getattr(dls, 'device', default_device())), **merge(args, kwargs))
-    for k,cb in dict(augment=BatchAugment, hard=HardExamples).items():
+    for k,cb in dict(augment=BatchAugment, not_digits=NotDigits, hard=HardExamples).items():
         if r.get(k): learn.add_cb(cb(**r[k]))
     learn.task,learn.recipe = task,r
     return learn

@@ -20,7 +20,8 @@ _one_cycle = dict(opt='FastSGD', mom=.9, wd=5e-4, schedule='fit_one_cycle', bs=2
 _fast = dict(opt='FastSGD', mom=.9, nesterov=True, moms=(.9,.9,.9), wd=0., schedule='fit_one_cycle', bs=128, ls=.1)
 _deep = dict(_fast, model='deep_cnn', loss='cross_entropy', wd=5e-4, lr=.3)
 _light_augment = dict(rotate=8., scale=.08, shear=.08, shift=1.2, warp=.5)
-_hard_part = dict(start=.3, hard=.4, easy=.2)
+_people_augment = dict(rotate=10., scale=.1, shear=.12, shift=1.2, warp=.4, pen=.6)
+_hard_part,_strokes = dict(start=.3, hard=.4, easy=.2),dict(part=.25)
 
 _3v7 = dict( # threes and sevens
     linear     = dict(_book, model='linear', epochs=20, lr=1.),
@@ -30,13 +31,16 @@ _3v7 = dict( # threes and sevens
     best       = dict(_deep, widths=(16,32,64), loss='binary_cross_entropy', epochs=8, augment=_light_augment))
 
 # %% ../nbs/40_recipe.ipynb #b2d66441
+_best = dict(_deep, model='branch_cnn', widths=(32,64,128), epochs=24, augment=dict(_light_augment, warp=.4), hard=_hard_part)
+
 _full = dict( # all ten digits
     linear     = dict(_one_cycle, model='linear', loss='cross_entropy', epochs=5, lr=.1),
     simple_net = dict(_one_cycle, model='simple_net', n_hidden=50, loss='cross_entropy', epochs=10, lr=.4),
     cnn        = dict(_one_cycle, model='cnn', loss='cross_entropy', epochs=3, lr=.2),
     speed      = dict(_fast, model='fast_cnn', loss='cross_entropy', epochs=1, lr=.5),
     standard   = dict(_deep, widths=(16,32,64), epochs=3),
-    best       = dict(_deep, model='branch_cnn', widths=(32,64,128), epochs=24, augment=dict(_light_augment, warp=.4), hard=_hard_part),
+    best       = _best,
+    robust     = dict(_best, augment=_people_augment, not_digits=_strokes),
     tiny       = dict(_deep, widths=(8,12,13), epochs=20, augment=dict(_light_augment, shift=1., warp=.3)))
 recipes = {'3v7': _3v7, 'full': _full}
 
