@@ -45,7 +45,8 @@ docs: $(BIN)/.docs  ## build the site into _docs, and check it
 	$(BIN)/python tools/site/build.py
 
 docs-check: $(BIN)/.docs  ## open the site that was built and the page to draw on in Chromium, if there is one
-	$(BIN)/pytest -q -rs tests/test_site.py tests/test_page.py
+	$(BIN)/pytest -n 2 --dist loadfile -q -rs -k 'not test_time' tests/test_site.py tests/test_page.py
+	$(BIN)/pytest -q -rs -k test_time tests/test_page.py
 
 docs-serve: $(BIN)/.docs  ## show the site that was built on 127.0.0.1; PORT=8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)
