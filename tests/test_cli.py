@@ -39,7 +39,7 @@ def ended(res, rc=0):
 # Runs that the tests share: all started at once, two at a time
 
 def go(*args, pre=(), **kw):
-    kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120), **kw, 'env': {**env, **kw.get('env', {})}}
+    kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600), **kw, 'env': {**env, **kw.get('env', {})}}
     return subprocess.run([*pre, cmd, *args], **kw)
 
 def run(args, *more, need=None, **kw):
@@ -102,7 +102,7 @@ def killed(d, job):
         n = lambda: max([0, *(int(o.stem[-13:].replace('-', '')) for o in (d/'k').glob('checkpoints/*.safetensors'))])
         while i<3 and p.poll() is None and n()<(0,10**7,2*10**7)[i]+5: time.sleep(.002)
         if i<3: p.kill()
-        o,e = p.communicate(timeout=120)
+        o,e = p.communicate(timeout=600)
         assert p.returncode==(-9 if i<3 else 0), e
     return subprocess.CompletedProcess(args, 0, o, e)
 
