@@ -4,6 +4,7 @@ SEEDS ?= 1
 PORT ?= 8000
 BIN := .venv/bin
 RUN := runs/demo-$(shell date +%Y%m%d-%H%M%S)
+OTHERS := --ignore tests/test_notebooks.py --ignore tests/test_site.py --ignore tests/test_page.py
 FLAGS := $(if $(MNIST_FAST_DATA),mnist slow,slow)
 
 .PHONY: help demo test portable prepare notebook file docs docs-check docs-serve quarto readme weights picture bench hooks dist
@@ -18,13 +19,15 @@ demo: $(BIN)/.installed  ## train and test both tasks, and every rung of the cha
 	$(BIN)/mnist_fast ladder --seeds $(SEEDS) --out $(RUN)/ladder
 	@echo "Models, figures and plots are in $(RUN)"
 
-test: $(BIN)/.installed  ## run all tests, with one thread, so that they last as long beside another program
+test: $(BIN)/.installed  ## run all tests in two processes of one thread each; those that measure time afterwards, alone
 	$(BIN)/chkstyle .
 	$(BIN)/nbdev-test --flags "$(FLAGS)"
-	$(BIN)/pytest --ignore tests/test_notebooks.py --ignore tests/test_site.py --ignore tests/test_page.py
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not alone' $(OTHERS)
+	$(BIN)/pytest -m alone $(shell grep -l mark.alone tests/test_*.py)
 
 portable: $(BIN)/.installed  ## run the modules' notebooks on PyTorch's simplest instructions, with two threads (a test does it for the tutorials)
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 $(BIN)/nbdev-test --n-workers 1 --skip-folder-re '^([_.]|tutorials)'
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive \
+		$(BIN)/nbdev-test --n-workers 2 --skip-folder-re '^([_.]|tutorials)'
 
 notebook: $(BIN)/.installed  ## run the cells of one notebook: make notebook NB=nbs/21_loss.ipynb
 	$(BIN)/nbdev-test $(NB) --flags "$(FLAGS)"
@@ -42,7 +45,8 @@ docs: $(BIN)/.docs  ## build the site into _docs, and check it
 	$(BIN)/python tools/site/build.py
 
 docs-check: $(BIN)/.docs  ## open the site that was built and the page to draw on in Chromium, if there is one
-	$(BIN)/pytest -q -rs tests/test_site.py tests/test_page.py
+	$(BIN)/pytest -n 2 --dist loadfile -q -rs -k 'not test_time' tests/test_site.py tests/test_page.py
+	$(BIN)/pytest -q -rs -k test_time tests/test_page.py
 
 docs-serve: $(BIN)/.docs  ## show the site that was built on 127.0.0.1; PORT=8000
 	$(BIN)/python -m http.server --bind 127.0.0.1 --directory _docs $(PORT)

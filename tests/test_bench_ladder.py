@@ -1,5 +1,5 @@
 "The ladder from Python and from the command: the same rows, the same file, means over seeds. No time is tested here"
-import json, numpy as np, pytest
+import json, numpy as np, pytest, subprocess
 from conftest import bin, names, sh
 from mnist_fast.bench.ladder import ladder_rows, ladder_text, plot_ladder, run_ladder
 from mnist_fast.cli import main
@@ -31,6 +31,10 @@ def test_rows(one):
     assert all(0<r['accuracy']<=1 and r['seconds']>0 and r['params']>=785 and r['n']==1 and r['source']==digits.source for r in rows)
     assert all((r['loss'] is None)==('pixel' in r['rung']) and r['accuracy_sd'] is None for r in rows)
 
+def test_learns(two):
+    "On the small set too each rung is far above chance"
+    assert not [(r['task'],r['rung'],r['accuracies']) for r in two if min(r['accuracies'])<.85]
+
 def test_file(one):
     "What is returned is what is kept, with the command and the machine, and the pictures are there"
     res,folder = one
@@ -43,8 +47,11 @@ def test_file(one):
 def test_command_gives_the_same(one, tmp_path):
     "The command prints the rows that `run_ladder` gives, and keeps the same file, but for times"
     res,_ = one
-    rows = strict(sh(bin/'mnist_fast', *'ladder --source digits --seeds 1 --seed 1 --json --out'.split(), tmp_path/'out'))
-    kept = strict((tmp_path/'out'/'ladder.json').read_text())
+    args = [bin/'mnist_fast', *'ladder --source digits --seeds 1 --seed 1 --json --out'.split(), tmp_path/'out']
+    ended = subprocess.run(args, capture_output=True, text=True)
+    assert ended.returncode==0 and ended.stderr=='' and ended.stdout.count('\n')==1
+    rows,kept = strict(ended.stdout),strict((tmp_path/'out'/'ladder.json').read_text())
+    assert sorted(o.name for o in (tmp_path/'out').iterdir())==['ideals.png','ladder.json','ladder.png']
     assert kept['rows']==rows and {k: v for k,v in kept.items() if k!='rows'}=={k: v for k,v in res.items() if k!='rows'}
     assert [*map(timeless, rows)]==[*map(timeless, res['rows'])]
 

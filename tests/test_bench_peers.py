@@ -1,8 +1,9 @@
 "Peers really run, a broken one is reported, and results are kept whole. No time is tested here"
 import json, numpy as np, os, pytest
 from contextlib import nullcontext
+from functools import cache
 from conftest import bin, names, root, sh
-from mnist_fast.bench.peers import bench_text, growth_rows, peer_row, run_bench, run_script, scaling_rows, start_row
+from mnist_fast.bench.peers import _figures, bench_text, growth_rows, peer_row, run_bench, run_script, scaling_rows, start_row
 from mnist_fast.cli import main
 from mnist_fast.data.source import get_digits
 from mnist_fast.threads import thread_settings
@@ -15,8 +16,15 @@ def file(tmp_path_factory):
     np.savez(f, **dict(zip(digits._fields, digits[:4])))
     return f
 
+@pytest.fixture(scope='module')
+def ours_once():
+    "Our side of each pair is the same training, so one process serves all pairs"
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('mnist_fast.bench.peers._figures', cache(_figures))
+        yield
+
 @pytest.mark.parametrize('name', 'sklearn_mlp pytorch_loop pytorch_example fastai_memory fastai_png'.split())
-def test_peer(name, file):
+def test_peer(name, file, ours_once):
     "Each of those that need no more than the package learns, and is set beside ours"
     options = () if name=='sklearn_mlp' else ('--bs','32') if name!='pytorch_example' else ()
     row = peer_row(root/'bench/peers'/f'{name}.py', file, 'digits', options=('--epochs','3',*options))
@@ -24,7 +32,7 @@ def test_peer(name, file):
     assert row['peer_accuracy']>.5 and row['accuracy']>.3 and row['peer_s']>0
     assert row['ratio']==pytest.approx(row['peer_s']/row['ours_s'])
 
-def test_broken_peer(file, tmp_path):
+def test_broken_peer(file, tmp_path, ours_once):
     (tmp_path/'p.py').write_text("raise OSError('no such backend')")
     assert peer_row(tmp_path/'p.py', file, 'digits')['error']=='OSError: no such backend'
 

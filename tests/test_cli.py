@@ -1,6 +1,7 @@
 "The command as a user meets it: what it prints, keeps and refuses, and how it ends when it is stopped"
 import json, os, pty, re, signal, statistics, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest, torch
@@ -38,7 +39,7 @@ def ended(res, rc=0):
 # Runs that the tests share: all started at once, two at a time
 
 def go(*args, pre=(), **kw):
-    kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120), **kw, 'env': {**env, **kw.get('env', {})}}
+    kw = {**dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600), **kw, 'env': {**env, **kw.get('env', {})}}
     return subprocess.run([*pre, cmd, *args], **kw)
 
 def run(args, *more, need=None, **kw):
@@ -101,7 +102,7 @@ def killed(d, job):
         n = lambda: max([0, *(int(o.stem[-13:].replace('-', '')) for o in (d/'k').glob('checkpoints/*.safetensors'))])
         while i<3 and p.poll() is None and n()<(0,10**7,2*10**7)[i]+5: time.sleep(.002)
         if i<3: p.kill()
-        o,e = p.communicate(timeout=120)
+        o,e = p.communicate(timeout=600)
         assert p.returncode==(-9 if i<3 else 0), e
     return subprocess.CompletedProcess(args, 0, o, e)
 
@@ -121,12 +122,11 @@ c = f'train --source digits --task full --recipe cnn --epochs 3 --every 5 --seed
 ask = 'predict --model a seven.png é.png'
 muted = dict(pipe_help=('pipe','--help'), full_help=('full','--help'), pipe_predict=('pipe',ask), pipe_train=('pipe',f'{a} p'))
 muted |= dict(full_predict=('full',f'{ask} --json'))
-jobs = dict(a=run(f'{a} a'), b=run(f'{b} b --json'), ladder=run('ladder --source digits --seeds 1 --json --out lad'), tty=in_pty)
+jobs = dict(a=run(f'{a} a'), b=run(f'{b} b --json'), tty=in_pty)
 jobs |= dict(a2=run(f'{a} a2 --json', env=dict(MPLBACKEND='module://no_such_backend')), b2=run(f'{b} b2'))
-jobs |= dict(whole=run(f'{c} whole --json'), killed=killed, two=two, stop_at=run(f'{a} s --epochs 30 --valid 0.2 --stop-at 0.95 --json'))
-jobs |= dict(tb=run(f'{a} tb --tensorboard'), rep=run('report a', need='a'), cmp=run('compare a a2 --json --out cmp.html', need='a2'))
-jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'), eval_b=run('evaluate b --source digits', need='b'))
-jobs |= dict(json=run(ask, b'\xff.png', 'none.png', 'text.png', 'empty', 'blank.png', '--json', need='a'))
+jobs |= dict(whole=run(f'{c} whole --json'), killed=killed, two=two)
+jobs |= dict(rep=run('report a', need='a'), cmp=run('compare a a2 --json --out cmp.html', need='a2'))
+jobs |= dict(eval_a=run('evaluate a --source digits --json', need='a'))
 jobs |= dict(ascii=run(ask, b'\xff.png', 'none.png', 'text.png', 'blank.png', 'cut.tif', need='a', env=dict(PYTHONIOENCODING='ascii')))
 jobs |= dict(full=run(f'{a} full', pre=('bash', '-c', 'ulimit -f 20; exec "$0" "$@"')), disk=run(f'{a} disk', pre=('sh', '-c', 'mkdir -p disk/report.html; exec "$0" "$@"')))
 jobs |= {k: mute(*o) for k,o in muted.items()} | {f'stop-{w}-{t}': stop(w, t) for w,t in stops}
@@ -154,8 +154,26 @@ def job(dir):
         res.update({k: pool.submit(f, dir, get) for k,f in jobs.items()})
         yield get
 
+@contextmanager
+def one_thread():
+    "Two runs go on beside it"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
+
+@pytest.fixture
+def at(monkeypatch, capsys):
+    "What the command gives in this process: for what a process of its own is not needed to see, and its start lasts seconds"
+    def f(folder, *args):
+        monkeypatch.chdir(folder)
+        with one_thread(): rc = cli.main([*map(str, args)])
+        return subprocess.CompletedProcess(args, rc, *capsys.readouterr())
+    return f
+
 # Help
 
+@pytest.mark.alone
 def test_help_is_quick():
     "In seconds of the processor, which do not depend on what else runs"
     def used(): return sum(os.times()[2:4])
@@ -210,14 +228,14 @@ def test_two_programs(job, dir):
     assert first.returncode==130 and re.fullmatch(r'mnist_fast: stopped.*Go on with mnist_fast train --resume t\n', first.stderr)
     assert second.returncode==1 and re.fullmatch('mnist_fast: t: another program is at work on this run.*\n', second.stderr)
 
-def test_stop_at(job, dir):
-    m = json.loads(ended(job('stop_at')).stdout)
-    assert m['stopped'].startswith('batch_accuracy reached 0.9') and 0<len((dir/'s'/'history.csv').read_text().splitlines())<30
+def test_stop_at(at, tmp_path):
+    m = json.loads(ended(at(tmp_path, *f'{a} s --epochs 30 --valid 0.2 --stop-at 0.95 --json'.split())).stdout)
+    assert m['stopped'].startswith('batch_accuracy reached 0.9') and 0<len((tmp_path/'s'/'history.csv').read_text().splitlines())<30
 
-def test_tensorboard(job, dir):
+def test_tensorboard(at, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    ended(job('tb'))
-    events = EventAccumulator(str(dir/'tb'/'tensorboard')).Reload()
+    ended(at(tmp_path, *f'{a} tb --tensorboard'.split()))
+    events = EventAccumulator(str(tmp_path/'tb'/'tensorboard')).Reload()
     assert {'train_loss','valid_loss','batch_accuracy','lr_0'}<=set(events.Tags()['scalars']) and len(events.Scalars('valid_loss'))==2
 
 def test_report_and_compare(job, dir):
@@ -315,13 +333,14 @@ def test_evaluate(job, dir):
     assert (res['run'],res['task'],res['n_test'],res['source'])==('a','3v7',60,m['source'])
     assert res['accuracy']==pytest.approx(m['accuracy'], abs=1e-6) and res['loss']==pytest.approx(m['loss'], abs=1e-6)
 
-def test_evaluate_text(job, dir):
+def test_evaluate_text(job, dir, at):
     job('b')
-    assert f"{sure((dir/'b'/'metrics.json').read_text())['accuracy']:.4f}" in ended(job('eval_b')).stdout
+    assert f"{sure((dir/'b'/'metrics.json').read_text())['accuracy']:.4f}" in ended(at(dir, *'evaluate b --source digits'.split())).stdout
 
-def test_predict_json(job):
+def test_predict_json(job, dir, at):
     "One object a line, in the order given"
-    res = ended(job('json'), 1)
+    job('a')
+    res = ended(at(dir, *ask.split(), '\udcff.png', 'none.png', 'text.png', 'empty', 'blank.png', '--json'), 1)
     rows = [sure(o) for o in res.stdout.splitlines()]
     assert [r['image'] for r in rows]==['seven.png','é.png','\udcff.png','none.png','text.png','empty','blank.png'] and res.stderr==''
     for r in rows[:3]: assert r['label']==7 and sum(r['probabilities'])==pytest.approx(1, abs=1e-5) and r['probabilities'][1]>.5
@@ -334,22 +353,9 @@ def test_predict_ascii(job):
     errs = res.stderr.splitlines()
     assert [re.match(r'mnist_fast: ([^:]*): ', o+': ')[1] for o in errs]==['none.png','text.png','blank.png','cut.tif'], errs
 
-def test_ladder(job, dir):
-    rows = sure(ended(job('ladder')).stdout)
-    assert [r['task'] for r in rows]==['3v7']*7+['full']*6
-    assert all({'task','rung','accuracy','loss','seconds','params'}<=set(r) for r in rows)
-    assert len({(r['task'],r['rung']) for r in rows})==13 and all(0<r['accuracy']<=1 and r['seconds']>0 and r['params']>=785 for r in rows)
-    assert {'ladder.json','ladder.png'}<=set(snap(dir/'lad'))
-    sure((dir/'lad'/'ladder.json').read_text())
-
-def test_ladder_learns(job):
-    "On the small set too each rung is far above chance"
-    poor = [(r['task'],r['rung'],r['accuracy']) for r in sure(job('ladder').stdout) if r['accuracy']<.85]
-    assert not poor
-
 # Pictures
 
-def test_predict_all(tmp_path):
+def test_predict_all(tmp_path, at):
     "Every digit, a folder, and a drawing of what was seen; a picture of several digits is refused without --all"
     im = Image.new('L', (180,90), 255)
     for x in (0,90): ImageDraw.Draw(im).line([(25+x,20),(65+x,20),(40+x,75)], 0, 8)
@@ -358,17 +364,17 @@ def test_predict_all(tmp_path):
     row = sure(ended(go('predict', '--all', 'in', '--json', '--show', 'seen.png', cwd=tmp_path)).stdout)
     assert [o['label'] for o in row['digits']]==[7,7] and row['image']==os.path.join('in', 'two.png')
     with Image.open(tmp_path/'seen.png') as seen: assert seen.size==(180,90)
-    assert re.fullmatch(r'\S+two.png: 7 \(\d+\.\d%\), 7 \(\d+\.\d%\)\n', ended(go('predict', '--all', 'in', cwd=tmp_path)).stdout)
-    one_sentence(ended(go('predict', 'in', cwd=tmp_path), 1).stderr, '2 digits', '--all')
-    one_sentence(ended(go('predict', 'in', 'in', '--show', 'a.png', cwd=tmp_path), 1).stderr, '--show')
+    assert re.fullmatch(r'\S+two.png: 7 \(\d+\.\d%\), 7 \(\d+\.\d%\)\n', ended(at(tmp_path, 'predict', '--all', 'in')).stdout)
+    one_sentence(ended(at(tmp_path, 'predict', 'in'), 1).stderr, '2 digits', '--all')
+    one_sentence(ended(at(tmp_path, 'predict', 'in', 'in', '--show', 'a.png'), 1).stderr, '--show')
 
-def test_page(tmp_path):
+def test_page(tmp_path, at):
     "A file that a browser opens; nothing where it can't be written or there is no model"
     res = sure(ended(go('page', '--model', '3v7', '--out', 'p.html', '--json', cwd=tmp_path)).stdout)
     text = (tmp_path/'p.html').read_text()
     assert res['size']==len(text.encode())<3e6 and 'Content-Security-Policy' in text
-    one_sentence(ended(go('page', '--model', 'nothing', cwd=tmp_path), 1).stderr, 'no model')
-    one_sentence(ended(go('page', '--out', 'p.html/q.html', cwd=tmp_path), 1).stderr, 'p.html')
+    one_sentence(ended(at(tmp_path, 'page', '--model', 'nothing'), 1).stderr, 'no model')
+    one_sentence(ended(at(tmp_path, 'page', '--out', 'p.html/q.html'), 1).stderr, 'p.html')
     assert os.listdir(tmp_path)==['p.html']
 
 # Being stopped
@@ -402,7 +408,7 @@ def test_full_disk(job, dir):
 
 # Tables of pixels
 
-def test_predict_table(tmp_path):
+def test_predict_table(tmp_path, at):
     "Each row of a CSV file, with labels or without, is a picture; a row without a digit does not end the others"
     d = embedded_digits()
     x = d.x_test[:4].clone()
@@ -412,11 +418,11 @@ def test_predict_table(tmp_path):
         (tmp_path/f'{name}.csv').write_text('\n'.join(','.join(map(str, r)) for r in (head,*o)))
     alone = [load_model().predict(o)[0] for o in x[[0,2,3]]]
     for name in 'test.csv','train.csv':
-        res = ended(go('predict', name, 'none.csv', '--json', cwd=tmp_path), 1)
+        res = ended(at(tmp_path, 'predict', name, 'none.csv', '--json'), 1)
         found = [json.loads(o) for o in res.stdout.splitlines()]
         assert [o['image'] for o in found]==[*(f'{name}, row {i}' for i in range(4)),'none.csv']
         assert [o['label'] for o in found if 'label' in o]==alone and 'no digit' in found[1]['error'] and 'No such file' in found[4]['error']
-    res = ended(go('predict', 'test.csv', cwd=tmp_path), 1)
+    res = ended(at(tmp_path, 'predict', 'test.csv'), 1)
     assert [o.split(' (')[0] for o in res.stdout.splitlines()]==[f'test.csv, row {i}: {k}' for i,k in zip((0,2,3), alone)]
     one_sentence(res.stderr, 'test.csv, row 1: ')
 
@@ -446,13 +452,17 @@ status = main(sys.argv[1:])
 import torch
 print(json.dumps([status,os.environ.get('OMP_PROC_BIND'),len(os.sched_getaffinity(0)),torch.get_num_threads()]))"""
 
+free = {k: v for k,v in env.items() if k!='OMP_NUM_THREADS'}
+
+@pytest.fixture(scope='module')
+def default_threads(): return int(sh(sys.executable, '-c', 'import torch; print(torch.get_num_threads())', env=free))
+
 @pytest.mark.skipif(sys.platform!='linux', reason='only Linux binds threads')
 @each('options,bound', [((),True), (('--threads','1'),len(os.sched_getaffinity(0))==1), (('--threads','99'),True)])
-def test_threads(options, bound, tmp_path):
+def test_threads(options, bound, tmp_path, default_threads):
     "The command binds as many threads as there are cores; it keeps their number, and a run that goes on has it again"
-    free = {k: v for k,v in env.items() if k!='OMP_NUM_THREADS'}
     def status(*args): return json.loads(sh(sys.executable, '-c', show_threads, *args, cwd=tmp_path, env=free).splitlines()[-1])
-    n_cores,default = len(os.sched_getaffinity(0)),int(sh(sys.executable, '-c', 'import torch; print(torch.get_num_threads())', env=free))
+    n_cores,default = len(os.sched_getaffinity(0)),default_threads
     first = status(*t.split(), '--out', 'run', *options)
     assert first==[0,'spread' if bound else None,1 if bound else n_cores,default]
     assert sure((tmp_path/'run'/'metrics.json').read_text())['threads']==(int(options[1]) if options else default)
@@ -464,10 +474,7 @@ def test_threads(options, bound, tmp_path):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MNIST_FAST_DATA', raising=False)
-    n = torch.get_num_threads()
-    torch.set_num_threads(1) # two runs go on beside it
-    yield tmp_path
-    torch.set_num_threads(n)
+    with one_thread(): yield tmp_path
 
 def status(*args):
     try: return cli.main([str(o) for o in args])

@@ -44,12 +44,14 @@ def test_half_bad(web):
     refuses(idx_names[3], 'download', download_mnist, web.url('good','good'))
     assert not cache_names() and len(web.gets)>=4
 
+@pytest.mark.alone
 @each('how', ['stall','mute','drip','crawl','e500'])
 def test_time_in_all(web, how):
     start = time.monotonic()
     refuses(web.url(how)[0], '.', download_mnist, web.url(how,how), timeout=1)
     assert time.monotonic()-start < 3
 
+@pytest.mark.alone
 def test_unreachable():
     "A closed port, a socket nobody answers at and one with a full queue"
     with socket.create_server(('127.0.0.1',0)) as mute, socket.create_server(('127.0.0.1',0), backlog=1) as full:

@@ -323,7 +323,7 @@ def test_bad_weights(kw, words):
 
 @each('kw', [dict(num_workers=2), dict(pin_memory=True), dict(timeout=9, num_workers=1), dict(persistent_workers=True, num_workers=1), dict(n=5), dict(bs=3),
     dict(shuffle=True), dict(drop_last=True), dict(seed=3), dict(vocab=list('abc')), dict(after_batch=noop), dict(after_item=noop),
-    dict(get_idxs=lambda: [1])], ids=str)
+    dict(get_idxs=lambda: [1])], ids='-'.join)
 def test_new_keeps(kw):
     dl,(k,want) = TensorDL(items, **kw).new(),next(iter(kw.items()))
     assert getattr(dl.fake_l if k in ('num_workers','persistent_workers') else dl, k)==want and (k!='n' or len(_labels(dl))==5)

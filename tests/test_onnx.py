@@ -47,6 +47,14 @@ def simple(tmp_path_factory):
     export_onnx(m, path)
     return m,path
 
+@pytest.fixture
+def recorded(simple, monkeypatch):
+    "The small model is recorded already, which lasts seconds: for what comes afterwards"
+    def export(m, *args, **kwargs):
+        same_weights(m, simple[0])
+        return SimpleNamespace(model_proto=onnx.load(simple[1]))
+    monkeypatch.setattr(torch.onnx, 'export', export)
+
 # The file
 
 @each('n_out', [1,10])
@@ -97,7 +105,7 @@ def test_metadata(tmp_path, n_out):
     assert re.search(r'\[N,1,28,28\].*0 .*1 ', t['pixels']) and '20 pixels' in t['framing'] and 'centre of mass' in t['framing']
     assert 'note' not in t and t['format'].startswith('mnist_fast ONNX')
 
-def test_what_a_run_knows(tmp_path):
+def test_what_a_run_knows(recorded, tmp_path):
     "The source of the digits comes from the loaders, or from the saved model; the checksum is that of model.safetensors"
     m = _model()
     export_onnx(SimpleNamespace(model=m, dls=SimpleNamespace(source='loaders')), tmp_path/'a.onnx')
@@ -159,7 +167,7 @@ def _wrong(add):
     return Session
 
 @each('add', [1e-4, float('nan')])
-def test_failed_check(tmp_path, monkeypatch, add):
+def test_failed_check(recorded, tmp_path, monkeypatch, add):
     "No file, and one that is there stays"
     monkeypatch.setattr(onnxruntime, 'InferenceSession', _wrong(add))
     (tmp_path/'old.onnx').write_text('mine')
@@ -168,7 +176,7 @@ def test_failed_check(tmp_path, monkeypatch, add):
         names(e, f'{o}.onnx', 'Nothing was written', 'differ')
     assert {o.name: o.read_text() for o in tmp_path.iterdir()}=={'old.onnx': 'mine'}
 
-def test_cannot_run(tmp_path, monkeypatch):
+def test_cannot_run(recorded, tmp_path, monkeypatch):
     "ONNX Runtime that is too old for the file, or the like"
     def no(*args, **kwargs): raise RuntimeError('[ONNXRuntimeError]\nunsupported')
     monkeypatch.setattr(onnxruntime, 'InferenceSession', no)
@@ -176,18 +184,18 @@ def test_cannot_run(tmp_path, monkeypatch):
     names(e, 'a.onnx', 'cannot run', 'Nothing was written')
     assert not list(tmp_path.iterdir())
 
-def test_difference_is_measured(tmp_path, monkeypatch):
+def test_difference_is_measured(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime, 'InferenceSession', _wrong(5e-6))
     assert 4e-6<export_onnx(_model(), tmp_path/'a.onnx')['difference']<6e-6
 
 @each('n', [0,5000])
-def test_full_disk(tmp_path, n):
+def test_full_disk(recorded, tmp_path, n):
     (tmp_path/'a.onnx').write_text('mine')
     with full_disk(n), pytest.raises(OSError) as e: export_onnx(_model(), tmp_path/'a.onnx')
     names(e, 'a.onnx')
     assert {o.name: o.read_text() for o in tmp_path.iterdir()}=={'a.onnx': 'mine'}
 
-def test_replaced(simple, tmp_path):
+def test_replaced(simple, recorded, tmp_path):
     (tmp_path/'sub').mkdir()
     for o in ('a.onnx','sub/b.onnx','new/folder/c.onnx'):
         if o!='new/folder/c.onnx': (tmp_path/o).write_text('old')
@@ -195,7 +203,7 @@ def test_replaced(simple, tmp_path):
         assert (tmp_path/o).read_bytes()==simple[1].read_bytes()
 
 @each('where', ['file/below.onnx','/proc/no/such/a.onnx','folder'])
-def test_no_place(tmp_path, where):
+def test_no_place(recorded, tmp_path, where):
     (tmp_path/'file').write_text('mine')
     (tmp_path/'folder').mkdir()
     with pytest.raises(OSError) as e: export_onnx(_model(), tmp_path/where)
@@ -345,7 +353,7 @@ def _main(capsys, *args):
     rc = cli.main(['export',*map(str, args)])
     return rc,*capsys.readouterr()
 
-def test_json(tmp_path, capsys):
+def test_json(recorded, tmp_path, capsys):
     save_model(_model(), tmp_path)
     rc,out,err = _main(capsys, tmp_path, '--out', tmp_path/'b.onnx', '--json')
     res = json.loads(out)
