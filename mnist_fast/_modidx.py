@@ -647,6 +647,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved._checked': ( 'inference.saved.html#_checked',
                                                                                      'mnist_fast/inference/saved.py'),
+                                            'mnist_fast.inference.saved._is_number': ( 'inference.saved.html#_is_number',
+                                                                                       'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved._known_outputs': ( 'inference.saved.html#_known_outputs',
                                                                                            'mnist_fast/inference/saved.py'),
                                             'mnist_fast.inference.saved._make_model': ( 'inference.saved.html#_make_model',

@@ -13,13 +13,13 @@ from fastai.metrics import accuracy
 from fastai.optimizer import SGD
 from fastai.torch_core import set_seed
 from mnist_fast import scratch
-from mnist_fast.callback.augment import BatchAugment, augment
+from mnist_fast.callback.augment import BatchAugment, NotDigits, augment, random_strokes
 from mnist_fast.callback.monitor import GradNorm, NaNGuard
 from mnist_fast.callback.training import EMA, HardExamples, KeepBest, SkipValidation, StopAt
 from mnist_fast.data.loader import TensorDL, mnist_dls
 from mnist_fast.data.source import get_digits
 from mnist_fast.learner import FastLearner
-from mnist_fast.loss import cross_entropy
+from mnist_fast.loss import binary_cross_entropy, class_probs, cross_entropy
 from mnist_fast.model import linear, mnist_model
 from mnist_fast.run.checkpoint import Checkpoint
 from mnist_fast.run.history import History
@@ -66,10 +66,78 @@ def test_each_image_for_itself():
     y = augment(blob(8,1,28,28))
     assert len({o.numpy().tobytes() for o in y})==8
 
+@given(st.integers(1, 8), st.floats(.01, 1))
+@settings(max_examples=20, deadline=None)
+def test_pen(n, pen):
+    "A stroke gets no thicker than `pen` says and half as much thinner; without a pen the numbers that are drawn are the same as before"
+    x = torch.rand(n,1,28,28)
+    near = x.new_zeros(n,9,30,30)
+    for i in range(9): near[:,i,i//3:i//3+28,i%3:i%3+28] = x[:,0]
+    near = near[:,:,1:-1,1:-1]
+    inside = np.s_[...,1:-1,1:-1]
+    y,thick,thin = augment(x, **still, pen=pen)[inside],near.amax(1, keepdim=True)[inside],near.amin(1, keepdim=True)[inside]
+    x = x[inside]
+    assert (y<=x+pen*(thick-x)+place).all() and (y>=x+pen/2*(thin-x)-place).all() and not torch.allclose(y, x, atol=1e-4)
+    change = (y-x).flatten(1)
+    assert (((change>=-place).all(1)) | ((change<=place).all(1))).all()
+
+def test_strokes():
+    "Framed like digits, of many kinds, and the same for the same seed"
+    torch.manual_seed(1)
+    x = random_strokes(500)
+    at,_ = middle(x)
+    wide,high = (x[:,0].amax(d)>.5 for d in (1,2))
+    assert x.shape==(500,1,28,28) and x.dtype==torch.float32 and 0<=x.min() and x.max()==1
+    assert (at-13.5).abs().mean()<1.5 and (torch.maximum(wide.sum(1), high.sum(1)).float().mean()-20.5).abs()<2
+    assert 40<x.sum((1,2,3)).min() and x.sum((1,2,3)).max()<450
+    torch.manual_seed(1)
+    assert torch.equal(x, random_strokes(500))
+
+@pytest.mark.parametrize('shape,n_out', [((784,),10),((1,28,28),10),((784,),1)])
+def test_not_digits(shape, n_out):
+    "The gradient of the loss that is meant; what is shown, scored and validated knows only the digits"
+    x,y = torch.rand(16, *shape),torch.arange(16)[:,None]%2 if n_out==1 else torch.arange(16)%10
+    loss,seen = binary_cross_entropy if n_out==1 else cross_entropy,[]
+    class See(Callback):
+        def after_loss(self): seen.append((self.training,len(self.pred),self.loss.item()))
+        def before_step(self): self.learn.grads = [p.grad.clone() for p in self.model.parameters()]
+    dl = TensorDL(x, y, bs=16)
+    for cls in Learner,FastLearner:
+        seen.clear()
+        learn = cls(DataLoaders(dl, dl), linear(n_out), loss, opt_func=SGD, lr=0., cbs=[NotDigits(.25),See()])
+        torch.manual_seed(7)
+        with learn.no_logging(): learn.fit(1)
+        torch.manual_seed(7)
+        none = class_probs(learn.model(random_strokes(4).view(4, *shape)))
+        alone = loss(learn.model(x), y)
+        want = torch.autograd.grad(alone-.25*none.log().mean(), learn.model.parameters())
+        for a,b in zip(learn.grads, want): torch.testing.assert_close(a, b)
+        assert [o[:2] for o in seen]==[(True,16),(False,16)] and seen[0][2]==pytest.approx(alone.item(), rel=1e-6)
+
+def test_not_digits_beside_others():
+    "With hard examples and augmentation: every item keeps its own score, and strokes are augmented too"
+    set_seed(3)
+    digits = get_digits('digits')
+    dl,kept = TensorDL(digits.x[:200,None], digits.y[:200], bs=50, shuffle=True, seed=1),[]
+    class Keep(Callback):
+        order = BatchAugment.order+1
+        def before_batch(self): kept.append(self.x)
+    learn = Learner(DataLoaders(dl, dl), linear(10), cross_entropy, opt_func=SGD, lr=.1, cbs=[HardExamples(.5, .2, .1),NotDigits(),BatchAugment(shift=0.),Keep()])
+    with learn.no_logging(): learn.fit(2)
+    assert len(learn.hard_examples.scores)==200 and (learn.hard_examples.scores>0).all()
+    assert len(kept[0])==62 and len(kept[4])==50 # a training batch with 12 strokes, and a batch of the validation
+    bent = kept[0][50:]
+    assert ((bent>.02)&(bent<.98)).sum()>((random_strokes(12)>.02)&(random_strokes(12)<.98)).sum()
+
+@pytest.mark.parametrize('part', [0, -1., float('nan')])
+def test_not_digits_refuses(part):
+    with pytest.raises(ValueError) as e: NotDigits(part)
+    names(e, 'part', 'above 0')
+
 def test_batch_augment():
     "The callback passes its arguments on, for images in either shape, and to training batches only"
     for shape in (784,),(1,28,28):
-        x,kw = torch.rand(8, *shape),dict(rotate=3., scale=.2, shear=.3, shift=2., warp=.4)
+        x,kw = torch.rand(8, *shape),dict(rotate=3., scale=.2, shear=.3, shift=2., warp=.4, pen=.5)
         class Keep(Callback):
             order = BatchAugment.order+1
             def before_batch(self): self.learn.got[self.training] = self.x

@@ -23,6 +23,24 @@ def test_kinds(kind):
     wrong = [i for i,(im,labels) in enumerate(d.drawings(kind, 30, seed=1)) if _labels(im)!=labels]
     assert len(wrong)<=1, wrong
 
+@each('kind,least,most', [('plain',59,60),('thin',57,60),('letter',0,25),('scribble',0,8)])
+def test_sure(kind, least, most):
+    "The model is sure of drawn digits, of most letters and scribbles it is not"
+    sure = sum(o.sure for im,_ in d.drawings(kind, 60, seed=1) for o in read_digits(best, im))
+    assert least<=sure<=most
+
+@each('threshold', [None,0.,.9,1.1])
+def test_threshold(threshold):
+    "`sure` compares with the model's threshold, 0.5 if it states none; a digit that is not sure is drawn with a question mark"
+    model = DigitModel(best.model, dict(model=best.config['model'], **({} if threshold is None else dict(threshold=threshold))))
+    im = _seven().astype(np.uint8)
+    found, = read_digits(model, im)
+    p = found.probabilities.max().item()
+    assert model.threshold==(.5 if threshold is None else threshold) and .5<p<1 and found.sure==(p>=model.threshold)
+    pictures = [np.asarray(draw_digits(im, [found._replace(sure=o)])) for o in (True,False)]
+    assert not np.array_equal(*pictures)
+    assert next(read_many(model, [im]))[0].sure==found.sure
+
 def test_blank():
     for im,_ in d.drawings('blank', 20, seed=1): assert digits_in(im)==[]
 

@@ -6,6 +6,7 @@ from PIL import Image
 from mnist_fast.inference.saved import load_model, save_model
 from mnist_fast.model import NormalizePixels
 from mnist_fast.run.compare import compare_runs
+from mnist_fast.run.folder import read_settings
 from mnist_fast.run.report import run_report
 from mnist_fast.run.train import evaluate_run, resume_run, train_run
 
@@ -23,6 +24,14 @@ def test_as_the_command(run, tmp_path):
     theirs = json.loads((tmp_path/'cmd'/'metrics.json').read_text())
     assert {k: v for k,v in theirs.items() if k!='seconds'}=={k: v for k,v in run.metrics.items() if k!='seconds'}
     assert (run.folder/'report.html').exists() and json.loads((run.folder/'metrics.json').read_text())==run.metrics
+
+def test_page(tmp_path):
+    "`page` writes the model as a page, which says how often it is right; without it there is none"
+    run = train_run(tmp_path/'run', on_epoch=noop, page=True, **settings)
+    text = (run.folder/'page.html').read_text()
+    assert f"{run.metrics['accuracy']:.2%}" in text and 'default-src' in text
+    assert run.metrics['command'].endswith('--page') and read_settings(run.folder).page
+    assert not (train_run(tmp_path/'other', on_epoch=noop, **settings).folder/'page.html').exists()
 
 def test_order(tmp_path):
     "A line an epoch, then the result, and only then pictures and report; the model and the result are kept before they are shown"

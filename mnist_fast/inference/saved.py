@@ -56,6 +56,8 @@ def _make_model(config, data):
     return model
 
 # %% ../../nbs/71_inference.saved.ipynb #bc8b5d4a
+default_threshold = .5
+
 _model_format = 'mnist_fast model, version 1'
 
 def _known_outputs(model, config):
@@ -100,8 +102,6 @@ def save_model(
     write_files(folder, {'model.safetensors': data, 'config.json': json.dumps(config, indent=2).encode()})
 
 # %% ../../nbs/71_inference.saved.ipynb #dcb57917
-default_threshold = .5
-
 class DigitModel:
     "A trained model with its classes, its configuration, and the `threshold` below which a probability means: not sure"
     def __init__(self,
@@ -109,9 +109,8 @@ class DigitModel:
         config:dict|None=None # contents of `config.json`
     ):
         self.model,self.config = model.eval(),config or {}
-        self.n_out = _known_outputs(model, self.config)
+        self.n_out,self.threshold = _known_outputs(model, self.config),self.config.get('threshold', default_threshold)
         self.classes = [3,7] if self.n_out==1 else list(range(10))
-        self.threshold = self.config.get('threshold', default_threshold)
 
     @torch.no_grad()
     def probabilities(self,
@@ -141,12 +140,14 @@ def as_digit_model(
 # %% ../../nbs/71_inference.saved.ipynb #6fb18c05
 _fix = "Name a folder that save_model wrote, such as a run of mnist_fast train."
 
+def _is_number(o): return isinstance(o, (int,float))
+
 def _read_config(folder):
     path,missing = folder/'config.json',ValueError(f"{folder}: there is no model here (no config.json). {_fix}")
     try: config = read_json(path, 'Save the model again.')
     except (FileNotFoundError,NotADirectoryError): raise missing from None
     if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
-    if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10):
+    if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10) or not _is_number(config.get('threshold', 0)):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
     return config
 
