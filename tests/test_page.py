@@ -578,6 +578,14 @@ def test_not_sure(opens):
     o.wait('Not sure. The best guess is ')
     assert o.found()==['?']
 
+@needs_browser
+def test_letter(opens):
+    "The packaged model is not sure of a letter, by the threshold that the page states"
+    o = opens('full')
+    o.line((.18,.8), (.3,.18), (.5,.63), (.7,.18), (.82,.8))
+    o.wait('Not sure. The best guess is ')
+    assert o.found()==['?'] and f"below {load_model('full').threshold:.0%}, the page is not sure." in o.p.inner_text('#bars-text')
+
 _three = '''() => { const c = document.createElement('canvas'), x = c.getContext('2d'); c.width = 200; c.height = 150; x.fillStyle = '#fff'; x.fillRect(0, 0, 200, 150)
   x.lineWidth = 9; x.beginPath(); x.moveTo(60, 30); x.lineTo(110, 30); x.lineTo(85, 120); x.stroke(); return x.getImageData(0, 0, 200, 150) }'''
 

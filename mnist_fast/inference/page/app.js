@@ -423,8 +423,9 @@ const bars = model.classes.map(o => {
 })
 const two = model.classes.length == 2
 $('ideals').className = two ? 'two' : ''
-$('bars-text').textContent = two ? 'The network gives one number. The sigmoid turns it into the probability of a three. The rest is the probability of a seven.'
-  : 'The network gives one number for each digit. Softmax turns the ten numbers into probabilities, which add up to 1.'
+$('bars-text').textContent = (two ? 'The network gives one number. The sigmoid turns it into the probability of a three. The rest is the probability of a seven.'
+  : 'The network gives one number for each digit. Softmax turns the ten numbers into probabilities, which add up to 1.')
+  + ` If the highest one is below ${Math.round(100 * model.threshold)}%, the page is not sure.`
 const ideals = model.classes.map((o, i) => {
   const canvas = element('canvas', {width: 28, height: 28}), value = element('span'), row = element('li', {}, canvas, element('b', {textContent: `${o} `}), value)
   canvas.setAttribute('role', 'img')
