@@ -122,7 +122,8 @@ def test_not_digits_beside_others():
     class Keep(Callback):
         order = BatchAugment.order+1
         def before_batch(self): kept.append(self.x)
-    learn = Learner(DataLoaders(dl, dl), linear(10), cross_entropy, opt_func=SGD, lr=.1, cbs=[HardExamples(.5, .2, .1),NotDigits(),BatchAugment(shift=0.),Keep()])
+    cbs = [HardExamples(.5, .2, .1),NotDigits(),BatchAugment(shift=0.),Keep()]
+    learn = Learner(DataLoaders(dl, dl), linear(10), cross_entropy, opt_func=SGD, lr=.1, cbs=cbs)
     with learn.no_logging(): learn.fit(2)
     assert len(learn.hard_examples.scores)==200 and (learn.hard_examples.scores>0).all()
     assert len(kept[0])==62 and len(kept[4])==50 # a training batch with 12 strokes, and a batch of the validation

@@ -1,5 +1,5 @@
 "Trains the models that the package contains, tests them once, and writes their card: python tools/weights.py"
-import os, torch
+import json, os, torch
 from pathlib import Path
 from statistics import mean, stdev
 from safetensors.torch import save
@@ -61,6 +61,12 @@ def make(digits, task):
     row = f"| `{task}` | {names[task]} | `{recipe}` | `{learn.recipe['model']}` {learn.recipe['widths']} | {r['params']:,} | {acc:.4f} | {wrong} of {n:,} | {at} |"
     return row,f"Over {len(accs)} seeds the test accuracy of `{recipe}` for {names[task]} is {mean(accs):.4f} ± {stdev(accs):.4f}."
 
+def of_best():
+    "A sentence about the recipe that `robust` was made from"
+    rows = json.loads((out.parent.parent/'bench'/'results'/'full.json').read_text())['recipes']
+    r = next(o for o in rows if (o['task'],o['recipe'])==('full','best'))
+    return f"For `best`, which has seen only MNIST's own strokes, it is {r['accuracy']:.4f} ± {r['accuracy_sd']:.4f} ({r['n']} seeds, from the benchmarks)."
+
 def make_ideals(digits):
     "Write the mean training image of each digit"
     write_files(out, {'ideal.safetensors': save(dict(ideal=PixelSimilarity().fit(digits.x, digits.y).ideals))})
@@ -69,4 +75,4 @@ if __name__=='__main__':
     digits = get_digits(os.environ.get('MNIST_FAST_DATA', 'mnist'))
     make_ideals(digits)
     a,(rows,several) = system_info(),zip(*(make(digits, o) for o in names))
-    (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), several=' '.join(several), seed=seed, torch=a['versions']['torch']))
+    (out/'README.md').write_text(card.format(**a, rows='\n'.join(rows), several=' '.join([several[0],of_best(),*several[1:]]), seed=seed, torch=a['versions']['torch']))
