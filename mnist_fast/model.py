@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['model_registry', 'NormalizePixels', 'linear', 'count_params', 'simple_net', 'cnn', 'FlattenNHWC', 'fast_cnn',
-           'deep_cnn', 'SummedHeads', 'branch_cnn', 'mnist_model', 'unwrap_model', 'unwrap_state', 'plain_model']
+           'deep_cnn', 'SummedHeads', 'branch_cnn', 'named_model', 'mnist_model', 'unwrap_model', 'unwrap_state',
+           'plain_model']
 
 # %% ../nbs/23_model.ipynb #512288f0
 import copy, torch
@@ -151,21 +152,30 @@ def branch_cnn(
     return nn.Sequential(_mnist_pixels(), SummedHeads(stages, (16*b,16*c,4*c), n_out)).to(memory_format=torch.channels_last)
 
 # %% ../nbs/23_model.ipynb #0d1a72dd
+def named_model(
+    registry:dict, # functions that make a model, by name
+    name:str, # a name in `registry`
+    **kwargs # for that function
+)->nn.Module: # with the attribute `config`, enough to make it again
+    "Make a model by its name in a registry; raises `ValueError` for an unknown name or argument"
+    if name not in registry: raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(registry)}.")
+    try: model = registry[name](**kwargs)
+    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"{name} cannot be made with {kwargs}: {e}") from None
+    bound = signature(registry[name]).bind(**kwargs)
+    bound.apply_defaults()
+    model.config = dict(name=name, **bound.arguments)
+    model.__jit_ignored_attributes__ = ['config'] # TorchScript then copies it as it is
+    return model
+
+# %% ../nbs/23_model.ipynb #05714f7d
 model_registry = {f.__name__: f for f in (linear, simple_net, cnn, fast_cnn, deep_cnn, branch_cnn)}
 
 def mnist_model(
     name:str, # a name in `model_registry`
     **kwargs # numbers that shape it, such as `n_out`
 )->nn.Module: # with the attribute `config`, enough to make it again
-    "Make a model by name; raises `ValueError` for an unknown name or argument"
-    if name not in model_registry: raise ValueError(f"There is no model {name!r}. Choose one of: {', '.join(model_registry)}.")
-    try: model = model_registry[name](**kwargs)
-    except (TypeError, ValueError, RuntimeError) as e: raise ValueError(f"{name} cannot be made with {kwargs}: {e}") from None
-    bound = signature(model_registry[name]).bind(**kwargs)
-    bound.apply_defaults()
-    model.config = dict(name=name, **bound.arguments)
-    model.__jit_ignored_attributes__ = ['config'] # TorchScript then copies it as it is
-    return model
+    "Make a model for digits by name; raises `ValueError` for an unknown name or argument"
+    return named_model(model_registry, name, **kwargs)
 
 # %% ../nbs/23_model.ipynb #5ad5fd5b
 _wrappers = nn.DataParallel,nn.parallel.DistributedDataParallel,AveragedModel

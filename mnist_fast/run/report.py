@@ -6,34 +6,22 @@
 __all__ = ['Run', 'run_report']
 
 # %% ../../nbs/86_run.report.ipynb #72ef6cda
-import json, matplotlib.pyplot as plt
-from contextlib import suppress
+import matplotlib.pyplot as plt
 from fastai.basics import *
 from fastcore import xml
 from fastcore.xml import *
 from matplotlib import rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 from ..data.idx import Digits, check_digits
 from ..data.dataset import TensorDS
 from ..data.source import get_digits
-from ..files import as_path, crc32, read_json, write_files
+from ..files import crc32, write_files
 from ..inference.saved import load_model
 from ..interpret.predictions import most_confused, plot_calibration, prediction_table
 from ..model import count_params
-from .page import absent_note, chart, chart_style, html_page, html_table, number_cell, png_uri, section
+from .page import chart, chart_style, html_page, html_table, number_cell, png_uri, section
+from .sections import *
 from ..stats import calibration_error, class_table, wilson
-
-# %% ../../nbs/86_run.report.ipynb #8408c584
-def _read_metrics(folder):
-    "What `metrics.json` holds; nothing if there is no such file"
-    try: return read_json(folder/'metrics.json')
-    except FileNotFoundError: return {}
-
-# %% ../../nbs/86_run.report.ipynb #c5a2823f
-def _number_or_none(o): return o if isinstance(o, (int,float)) and not isinstance(o, bool) and abs(o)<1e15 else None
-def _text_or_none(o): return None if o is None or isinstance(o, (dict,list)) else str(o)[:500]
 
 # %% ../../nbs/86_run.report.ipynb #f233e621
 def _digits_source(name):
@@ -41,28 +29,8 @@ def _digits_source(name):
     if not name: return 'auto'
     return 'digits' if name.startswith('scikit-learn') else 'mnist' if name.startswith('MNIST') else name
 
-# %% ../../nbs/86_run.report.ipynb #431cb815
-def _read_history(folder):
-    "The rows of a history as dicts, and the name of the file"
-    rows,path = [],folder/'history.jsonl'
-    with suppress(OSError):
-        for line in path.read_text('utf-8', 'replace').splitlines():
-            with suppress(ValueError, RecursionError): rows.append(json.loads(line))
-        return [o for o in rows if isinstance(o, dict)],path.name
-    with suppress(OSError, ValueError): return pd.read_csv(folder/'history.csv').to_dict('records'),'history.csv'
-    return [],None
-
-# %% ../../nbs/86_run.report.ipynb #a2f74f61
-_column_names = dict(lr='learning rate', mom='momentum', loss='batch loss')
-
-def _history_frame(rows):
-    "Numbers only, in columns with readable names; at most a thousand rows and twelve columns"
-    name = lambda k: _column_names.get(k, k.replace('_', ' '))
-    df = pd.DataFrame([{name(k): _number_or_none(v) for k,v in o.items() if k.isprintable() and len(k)<40} for o in rows], dtype=float)
-    return df.dropna(axis=1, how='all').iloc[::max(1, math.ceil(len(df)/1000)), :12]
-
 # %% ../../nbs/86_run.report.ipynb #1a7299ca
-class Run:
+class Run(RunFiles):
     "The files of a run, and the model's prediction for each test digit"
     def __init__(self,
         folder:str|Path, # of the run
@@ -70,31 +38,13 @@ class Run:
         probs:Tensor|None=None, # probabilities of the test digits; by default the model predicts them
         get:Callable=get_digits # reads the digits of the run by their source
     ):
-        self.folder = as_path(folder)
-        if not self.folder.is_dir(): raise ValueError(f"{folder}: no such folder. Name the folder of a run, as mnist_fast train makes it.")
-        self.saved,self.metrics = load_model(self.folder),_read_metrics(self.folder)
+        super().__init__(folder)
+        self.saved = load_model(self.folder)
         self.classes = [str(o) for o in self.saved.classes]
-        source = self.text('data','source') or self.text('source') or _text_or_none(self.saved.config.get('source'))
+        source = self.text('data','source') or self.text('source') or text_or_none(self.saved.config.get('source'))
         self.digits = get(_digits_source(source)) if digits is None else get_digits(digits)
         self.ds = self._test_set()
         self.predictions = self._predictions(self._probabilities() if probs is None else probs)
-
-    def get(self, *keys):
-        "The value in `metrics.json` under one or more keys, None if there is none"
-        o = self.metrics
-        for k in keys: o = o.get(k) if isinstance(o, dict) else None
-        return o
-
-# %% ../../nbs/86_run.report.ipynb #be74f3a9
-@patch
-def num(self:Run, *keys):
-    "As `get`, a number or None"
-    return _number_or_none(self.get(*keys))
-
-@patch
-def text(self:Run, *keys):
-    "As `get`, a short text or None"
-    return _text_or_none(self.get(*keys))
 
 # %% ../../nbs/86_run.report.ipynb #f1aed0c1
 @patch
@@ -145,17 +95,15 @@ def digits_changed(self:Run):
     return crc is not None and crc!=crc32(self.digits[:4])
 
 # %% ../../nbs/86_run.report.ipynb #91e44f3b
-def _card(name, value, text): return Div(Dt(name), Dd(Strong(value), Small(text)))
-
 def _result_cards(r):
     n,k = len(r.correct),int(r.correct.sum())
     train,epochs = r.num('seconds', 'train'),r.num('epochs')
-    yield _card('accuracy', f'{k/n:.2%}', '95% interval: {:.2%} to {:.2%}'.format(*wilson(k, n)))
-    yield _card('errors', f'{n-k:,}', f'of {n:,} test digits')
-    yield _card('loss', f'{r.predictions.loss.mean():.4f}', 'cross-entropy')
-    yield _card('parameters', f'{r.params:,}', r.model)
-    yield _card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
-    yield _card('test digits', f'{n:,}', r.digits.source)
+    yield result_card('accuracy', f'{k/n:.2%}', '95% interval: {:.2%} to {:.2%}'.format(*wilson(k, n)))
+    yield result_card('errors', f'{n-k:,}', f'of {n:,} test digits')
+    yield result_card('loss', f'{r.predictions.loss.mean():.4f}', 'cross-entropy')
+    yield result_card('parameters', f'{r.params:,}', r.model)
+    yield result_card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
+    yield result_card('test digits', f'{n:,}', r.digits.source)
 
 # %% ../../nbs/86_run.report.ipynb #f81af451
 def _result_notes(r):
@@ -167,51 +115,6 @@ def _result_notes(r):
             'All numbers here are for these digits.')
     if recorded is not None and abs(recorded-acc)>.5/len(r.correct):
         yield f'The run recorded an accuracy of {recorded:.2%}. The saved model has {acc:.2%} on these digits.'
-
-# %% ../../nbs/86_run.report.ipynb #03a2d00f
-def _plot_columns(df, x, *groups):
-    "A plot for each group of columns, one above the other"
-    fig = Figure(figsize=(4.8,2.8))
-    for ax,names in zip(fig.subplots(len(groups), 1, sharex=True, squeeze=False).flat, groups):
-        ax.yaxis.set_major_locator(MaxNLocator(5 if len(groups)==1 else 3))
-        for k in names: ax.plot(df[x], df[k], lw=1, alpha=.4 if k=='batch loss' else 1, marker='.' if len(df)<60 else None, label=k)
-        if 'batch loss' in names: ax.plot(df[x], df['batch loss'].ewm(span=max(2, len(df)/20)).mean(), color='C0', label='running mean')
-        if len(ax.lines)>1: ax.legend(loc='upper right')
-        else: ax.set_ylabel(names[0])
-    ax.set_xlabel(x)
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return fig
-
-def _lines_chart(df, x, groups, text): return chart(_plot_columns(df, x, *groups), text, margins=(.75,.45,.1,.1))
-
-# %% ../../nbs/86_run.report.ipynb #e18b4a9f
-_not_metrics = ('epoch','train loss','valid loss','learning rate','momentum','seconds')
-
-def _curve_charts(epochs, batches):
-    "Arguments of `_lines_chart` for each chart that the history has the columns for"
-    losses,metrics = [k for k in ('train loss','valid loss') if k in epochs],[k for k in epochs if k not in _not_metrics]
-    if len(epochs)>1:
-        if losses: yield epochs,'epoch',[losses],'Loss after each epoch.'
-        if metrics: yield epochs,'epoch',[[k] for k in metrics[:3]],'The metric after each epoch, on the validation set.'
-    if {'step','batch loss'}<={*batches}: yield batches,'step',[['batch loss']],'Loss of batches.'
-    df,x = (batches,'step') if {'step','learning rate'}<={*batches} else (epochs,'epoch')
-    names = [k for k in ('learning rate','momentum') if k in df]
-    if names and len(df)>1: yield df,x,[[k] for k in names],f"{' and '.join(names)}.".capitalize()
-
-# %% ../../nbs/86_run.report.ipynb #0ff4295d
-def _epoch_table(epochs):
-    rows = ([f'{epoch:g}',*(number_cell(o, '.4g') for o in row)] for epoch,*row in epochs.values.tolist())
-    return html_table('epochs', rows, *epochs)
-
-def _curves_section(r):
-    rows,file = _read_history(r.folder)
-    epochs,batches = (_history_frame(o for o in rows if k in o) for k in ('train_loss','step'))
-    if not rows or epochs.empty:
-        return section('Training', absent_note('There is no history that can be read (history.jsonl, history.csv), so no curves.'))
-    if 'epoch' not in epochs: epochs.insert(0, 'epoch', range(len(epochs)))
-    charts = [_lines_chart(*o) for o in _curve_charts(epochs, batches)]
-    missing = None if len(batches) else absent_note(f'{file} has no rows of batches, so the loss of batches and the momentum are missing.')
-    return section('Training', Div(*charts, cls='side charts'), missing, _epoch_table(epochs))
 
 # %% ../../nbs/86_run.report.ipynb #f9cd2d64
 def _matrix_rows(m, classes):
@@ -277,44 +180,11 @@ def _first_layer_section(r):
     images = [Img(src=png_uri(o), alt=f'weights {i}', title=f'weights {i}') for i,o in enumerate(images)]
     return section('First layer', P(text), Div(*images, cls='digits weights'))
 
-# %% ../../nbs/86_run.report.ipynb #09468be9
-_time_parts = dict(data='reading the digits', train='training', test='testing')
-
-def _time_rows(parts, total):
-    "A row per part: name, seconds, share, bar"
-    bar = lambda o: Td(Span(cls='bar', style=f'width:{min(1, max(0, o/total))*8:.2f}rem'))
-    rows = [(_time_parts[k],o) for k,o in parts.items()] + [('the rest',total-sum(parts.values()))]
-    return ([k,number_cell(o, ',.2f'),number_cell(o/total, '.0%'),bar(o)] for k,o in rows)
-
-def _time_section(r):
-    parts = {k: o for k in _time_parts if (o := r.num('seconds', k)) is not None}
-    total,train = r.num('seconds', 'total'),parts.get('train')
-    if not (total and total>0): return section('Time', absent_note('The run recorded no times.'))
-    items = (r.num('n_train') or 0)*(r.num('epochs') or 0)
-    speed = P(f'{items/train:,.0f} digits a second in training, including the validation after each epoch.') if train and items else None
-    return section('Time', html_table('time by part', _time_rows(parts, total), 'part', 'seconds', 'share', ''), speed)
-
-# %% ../../nbs/86_run.report.ipynb #6be279c0
-_settings = {'seed': 'seed', 'epochs': 'epochs', 'lr': 'learning rate', 'bs': 'batch size', 'n_train': 'training digits',
-    'threads': 'threads', 'cores': 'cores', 'git': 'git revision', 'source': 'source of the digits', 'data.crc32': 'CRC-32 of the digits'}
-
-def _run_facts(r):
-    "Settings, versions and checksums of a run, by name; None if it did not record one"
-    versions = r.get('versions') if isinstance(r.get('versions'), dict) else {}
-    facts = {name: r.text(*k.split('.')) for k,name in _settings.items()}
-    facts |= {f'{k[:50]} version': _text_or_none(v) for k,v in [*versions.items()][:20]} if versions else dict(versions=None)
-    return facts | {'SHA-256 of the weights': _text_or_none(r.saved.config.get('sha256'))}
-
-def _repeat_section(r):
-    command,facts = r.text('command'),_run_facts(r)
-    table = html_table('settings', [(k,o) for k,o in facts.items() if o is not None])
-    missing = [k for k,o in dict(command=command, **facts).items() if o is None]
-    note = absent_note(f"Not recorded: {', '.join(missing)}.") if missing else None
-    return section('How to repeat it', Pre(Code(command)) if command else None, Div(table, cls='facts'), note)
-
 # %% ../../nbs/86_run.report.ipynb #941b7baf
-_sections = ((_curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),
-    (_first_layer_section,),(_time_section,_repeat_section))
+def _repeat_section(r): return repeat_section(r, r.saved.config.get('sha256'))
+
+_sections = ((curves_section,),(_confusion_section,_confused_section),(_classes_section,_calibration_section),(_top_losses_section,),
+    (_first_layer_section,),(time_section,_repeat_section))
 
 @rc_context(chart_style)
 def run_report(
