@@ -47,14 +47,15 @@ recipes = {'3v7': _3v7, 'full': _full}
 # %% ../nbs/40_recipe.ipynb #8166e5c9
 def get_recipe(
     task:str, # '3v7' or 'full'
-    recipe:str|dict # a name in `recipes[task]`, or a recipe
+    recipe:str|dict, # a name in `recipes[task]`, or a recipe
+    table:dict=recipes # recipes by task and name
 )->dict: # a copy, which you may change
     "Look up a recipe; raises `ValueError` for a task or a name that is not in the table"
-    if task not in recipes: raise ValueError(f"There is no task {task!r}. Choose one of: {', '.join(recipes)}.")
+    if task not in table: raise ValueError(f"There is no task {task!r}. Choose one of: {', '.join(table)}.")
     if isinstance(recipe, dict): return deepcopy(recipe)
-    if recipe not in recipes[task]: raise ValueError(
-        f"There is no recipe {recipe!r} for {task}. Choose one of: {', '.join(recipes[task])}.")
-    return deepcopy(recipes[task][recipe])
+    if recipe not in table[task]: raise ValueError(
+        f"There is no recipe {recipe!r} for {task}. Choose one of: {', '.join(table[task])}.")
+    return deepcopy(table[task][recipe])
 
 # %% ../nbs/40_recipe.ipynb #f62b69a2
 loss_funcs = {f.__name__: f for f in (mnist_loss, mnist_loss10, binary_cross_entropy, cross_entropy)}

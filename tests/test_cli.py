@@ -274,7 +274,7 @@ def test_other_digits(job, dir, tmp_path, monkeypatch, capsys):
     job('a')
     run = json.loads((dir/'a'/'run.json').read_text())
     (tmp_path/'checkpoints').mkdir()
-    for change,says in (dict(data=dict(run['data'], crc32='1')),'differ from them'), (dict(settings=dict(x=1)),'not the settings of this version'), (dict(settings=3),'not the settings'):
+    for change,says in (dict(data=dict(run['data'], crc32='1')),'differs from it'), (dict(settings=dict(x=1)),'not the settings of this version'), (dict(settings=3),'not the settings'):
         (tmp_path/'run.json').write_text(json.dumps(run|change))
         assert cli.main(['train','--resume',str(tmp_path)])==1 and says in capsys.readouterr().err
     (tmp_path/'run.json').write_text('{')

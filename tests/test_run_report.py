@@ -171,7 +171,7 @@ def test_what_is_missing(run):
     "Of an earlier version, and with nothing but a model"
     old = {k: v for k,v in metrics().items() if k not in ('command','threads','cores','git','data','stopped')}
     o = page(write(run, old))
-    assert 'Not recorded: command, threads, cores, git revision, CRC-32 of the digits.' in o.text
+    assert 'Not recorded: command, threads, cores, git revision, CRC-32 of the data.' in o.text
     (run/'metrics.json').unlink()
     (run/'history.jsonl').unlink()
     o = page(run)
@@ -180,7 +180,7 @@ def test_what_is_missing(run):
 def test_time(run):
     "Parts and the rest add up; without some of them the rest is larger; speed counts each digit of each epoch"
     text = page(run).text
-    for part in 'reading the digits 0.50 17%','training 2.00 67%','testing 0.10 3%','the rest 0.40 13%','2,250 items a second': assert part in ' '.join(text.split())
+    for part in 'reading the data 0.50 17%','training 2.00 67%','testing 0.10 3%','the rest 0.40 13%','2,250 items a second': assert part in ' '.join(text.split())
     assert 'the rest 3.00 100%' in ' '.join(page(write(run, metrics(seconds=dict(total=3)))).text.split())
 
 def test_notes(run):
