@@ -65,6 +65,7 @@ def neighbours(
     ks:int=15 # side of the square of pixels that a number is computed from, odd
 )->nn.Module: # from `[B,1,H,W]` to `[B,1,H,W]`, above 0 for salt
     "A weighted sum of the pixels around each pixel"
+    if ks%2==0: raise ValueError("ks must be odd")
     return nn.Sequential(nn.InstanceNorm2d(1), nn.Conv2d(1, 1, ks, padding=ks//2, padding_mode='reflect'))
 
 salt_models = dict(unet=unet, neighbours=neighbours)
