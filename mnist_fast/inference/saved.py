@@ -147,7 +147,8 @@ def _read_config(folder):
     try: config = read_json(path, 'Save the model again.')
     except (FileNotFoundError,NotADirectoryError): raise missing from None
     if config.get('format')!=_model_format: raise ValueError(f"{path}: not a model of this package ({_model_format!r}). {_fix}")
-    if not isinstance(config.get('model'), dict) or config['model'].get('n_out') not in (1,10) or not _is_number(config.get('threshold', 0)):
+    known = isinstance(config.get('model'), dict) and config['model'].get('n_out') in (1,10)
+    if not known or not _is_number(config.get('threshold', 0)):
         raise ValueError(f"{path}: does not describe a model for digits. Save the model again.")
     return config
 
