@@ -31,7 +31,7 @@ def _predicted(model, found):
 def read_digits(
     model:DigitModel, # from `load_model`
     image # one picture, as for `digits_in`
-)->list: # for each digit `box` (left, top, right, bottom; in pixels), `label`, `probabilities` of the model's classes, and if the model is `sure`
+)->list: # for each digit `box` (left, top, right, bottom; in pixels), `label`, `probabilities` of the classes, and whether it is `sure`
     "Predict every digit of a picture, line by line and from left to right; raises `ValueError` for what is not a picture"
     return _predicted(model, digits_in(image))
 
