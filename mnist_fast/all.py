@@ -32,3 +32,13 @@ from .run.history import *
 from .run.report import *
 from .run.compare import *
 from .run.train import *
+from .salt.rle import *
+from .salt.metric import *
+from .salt.loss import *
+from .salt.model import *
+from .salt.make import *
+from .salt.data import *
+from .salt.learner import *
+from .salt.report import *
+from .salt.run import *
+from .salt.ladder import *

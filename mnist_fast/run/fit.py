@@ -109,7 +109,7 @@ def _threads(n):
     finally: torch.set_num_threads(old)
 
 def begin_run(
-    task:RunTask,
+    task:RunTask, # of the task in `s`
     s:dict, # from `run_settings`
     out:str|Path|None, # folder for the run, by default a new one in `runs`
     name:str, # begins the name of a folder in `runs`
@@ -120,7 +120,7 @@ def begin_run(
 
 # %% ../../nbs/85_run.fit.ipynb #c59110b2
 def go_on_with_run(
-    task:RunTask,
+    task:RunTask, # of the task of the run
     folder:str|Path, # of a run that was begun by `begin_run`
     on_result=noop, # called with the `RunResult`
     **show # `on_epoch` and `bar`

@@ -27,8 +27,8 @@ def run_settings(
     bs:int=None, # Items in a batch (default: the recipe's, fewer on a small set)
     valid:str='test', # Digits for the validation after each epoch: test, or a fraction of the training set to hold out
     seed:int=42, # Seed of weights and batches
-    stop_at:float=None, # Stop after the first epoch with this accuracy on the held-out digits
-    keep_best:bool=False, # Keep the weights of the epoch that was best on the held-out digits?
+    stop_at:float=None, # Stop after the first epoch in which the metric reaches this on the held-out part
+    keep_best:bool=False, # Keep the weights of the epoch that was best on the held-out part?
     ema:float=None, # Keep a moving average of the weights; the part of it that stays at each step, such as 0.999
     nan_guard:bool=False, # Stop at the first loss or gradient that is not a finite number, and say where?
     tensorboard:bool=False, # Write a log for TensorBoard too?
