@@ -126,7 +126,7 @@ def test_wrong_folder(tmp_path, case):
     with pytest.raises(ValueError) as e: salt_dls(folder)
     names(e, *words)
 
-@pytest.mark.parametrize('kind', damaged(b'0123456789').keys()-{'cut'})
+@pytest.mark.parametrize('kind', sorted(damaged(b'0123456789').keys()-{'cut'}))
 def test_damaged_png(tmp_path, kind):
     "Without its last byte a file still has all pixels and their checksum"
     folder = write_folder(tmp_path)[0]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SaltTiles', 'coverage_class', 'read_salt', 'SaltDL', 'salt_dls']
 
-# %% ../../nbs/94_salt.data.ipynb #ddd5ffa2
+# %% ../../nbs/94_salt.data.ipynb #b489d14f
 import csv, struct
 from fastai.basics import *
 from io import BytesIO
@@ -18,7 +18,7 @@ from ..data.loader import TensorDL
 from ..files import as_path
 from .rle import rle_decode
 
-# %% ../../nbs/94_salt.data.ipynb #4eaf38ef
+# %% ../../nbs/94_salt.data.ipynb #19c24ffd
 class SaltTiles(NamedTuple):
     "Training tiles with masks, and test tiles without"
     x:Tensor # training images, uint8 `[N,101,101]`
@@ -37,7 +37,7 @@ def coverage_class(
     "0 for a mask without salt, otherwise the tenth that its share of salt falls in, rounded up"
     return (10*y.flatten(1).float().mean(1)).ceil().long()
 
-# %% ../../nbs/94_salt.data.ipynb #4930ff90
+# %% ../../nbs/94_salt.data.ipynb #de41be73
 def _csv_rows(path):
     try: return list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
     except FileNotFoundError: raise DataError(f"{path}: there is no such file. Give a folder in the competition's layout.") from None
@@ -56,17 +56,7 @@ def _read_table(path, cols):
     if not res: raise DataError(f"{path}: has no rows below its columns. Copy it again.")
     return res
 
-# %% ../../nbs/94_salt.data.ipynb #223e7f5d
-def _depths(path, ids, test_ids):
-    "Depth of each id in `ids`; the test tiles must have one too"
-    z,res = _read_table(path, ['id','z']),[]
-    for o in [*ids,*test_ids]:
-        if o not in z: raise DataError(f"{path}: has no depth for the id {o}. Add a row for it.")
-        if not re.fullmatch(r'-?\d+([.]\d+)?', z[o]): raise DataError(f"{path}: the depth of {o} is {z[o]!r}. Give a number.")
-        res.append(float(z[o]))
-    return tensor(res[:len(ids)], dtype=torch.float32)
-
-# %% ../../nbs/94_salt.data.ipynb #028f12a9
+# %% ../../nbs/94_salt.data.ipynb #97538b6f
 def _png_ids(folder):
     "Names of the images in a folder"
     if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give a folder in the competition's layout.")
@@ -81,7 +71,16 @@ def _check_ids(folder, ids, table):
         o = min(more)
         raise DataError(f"{folder/o}.png: its id {o} is not in {table}. Add a row for it, or remove the file.")
 
-# %% ../../nbs/94_salt.data.ipynb #f9038c37
+def _depths(path, ids, test_ids):
+    "Depth of each id in `ids`; the test tiles must have one too"
+    z,res = _read_table(path, ['id','z']),[]
+    for o in [*ids,*test_ids]:
+        if o not in z: raise DataError(f"{path}: has no depth for the id {o}. Add a row for it.")
+        if not re.fullmatch(r'-?\d+([.]\d+)?', z[o]): raise DataError(f"{path}: the depth of {o} is {z[o]!r}. Give a number.")
+        res.append(float(z[o]))
+    return tensor(res[:len(ids)], dtype=torch.float32)
+
+# %% ../../nbs/94_salt.data.ipynb #b2a6b284
 def _decode(path, modes):
     "Size and mode of a PNG file, and its pixels if both are as they should be"
     try:
@@ -102,7 +101,7 @@ def _read_png(path, modes):
         x = x[...,0]
     return x
 
-# %% ../../nbs/94_salt.data.ipynb #4e2f01db
+# %% ../../nbs/94_salt.data.ipynb #85f46fcc
 def _read_image(path): return _read_png(path, ('L','RGB'))
 
 def _read_mask(path):
@@ -117,7 +116,7 @@ def _read_all(read, folder, ids):
     "`read` of each file, as one tensor"
     return torch.from_numpy(np.stack([read(folder/f'{o}.png') for o in ids]))
 
-# %% ../../nbs/94_salt.data.ipynb #5246dd5a
+# %% ../../nbs/94_salt.data.ipynb #3a226387
 def _read_masks(folder, codes):
     "The masks from their codes, compared with `train/masks` if it is there"
     y = torch.from_numpy(np.stack([rle_decode(o, (101,101), name=f"{folder/'train.csv'}, id {k}") for k,o in codes.items()]))
@@ -130,12 +129,13 @@ def _read_masks(folder, codes):
         raise DataError(f"{masks/o}.png: differs from rle_mask of {o} in train.csv. Correct one of them.")
     return y
 
+# %% ../../nbs/94_salt.data.ipynb #f7301922
 def read_salt(
     folder:str|Path # has `train.csv`, `depths.csv`, `train` and `test`
 )->SaltTiles:
     "Read a folder in the competition's layout; raises `ValueError` with the name of the file if something is wrong"
     folder = as_path(folder)
-    if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give the folder of the competition, or make one with `make_salt`.")
+    if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give the competition's, or make one with `make_salt`.")
     train,test = folder/'train'/'images',folder/'test'/'images'
     codes,test_ids = _read_table(folder/'train.csv', ['id','rle_mask']),_png_ids(test)
     if not test_ids: raise DataError(f"{test}: has no PNG files. Copy the test images there.")
@@ -144,7 +144,7 @@ def read_salt(
     return SaltTiles(_read_all(_read_image, train, codes), _read_masks(folder, codes), [*codes], z,
         _read_all(_read_image, test, test_ids), test_ids, str(folder))
 
-# %% ../../nbs/94_salt.data.ipynb #883fff91
+# %% ../../nbs/94_salt.data.ipynb #5f106219
 def _salt_split(y, valid, seed):
     "Positions for training and for validation, with the same share of each coverage class"
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give a fraction between 0 and 1.")
@@ -152,10 +152,10 @@ def _salt_split(y, valid, seed):
     order = np.random.default_rng(seed).permutation(n)
     order = order[np.argsort(coverage_class(y).numpy()[order], kind='stable')]
     taken = np.diff(np.floor(np.arange(n+1)*valid+.5))>0
-    if not 0<taken.sum()<n: raise ValueError(f"valid={valid} of {n} tiles leaves a set without tiles. Give another fraction, or more tiles.")
+    if not 0<taken.sum()<n: raise ValueError(f"valid={valid} of {n} tiles leaves a set empty. Give another fraction.")
     return [torch.from_numpy(np.sort(order[o])) for o in (~taken,taken)]
 
-# %% ../../nbs/94_salt.data.ipynb #b94d3884
+# %% ../../nbs/94_salt.data.ipynb #25b6d436
 def _with_channel(ds):
     "Items `[N,1,101,101]`, also from tiles `[N,101,101]`"
     if len(ds.x.shape)!=3: return ds
@@ -173,9 +173,11 @@ class SaltDL(TensorDL):
     ): super().__init__(_with_channel(x if isinstance(x, TensorDS) else TensorDS(x, y)), bs=bs, **kwargs)
 
     @property
-    def ids(self): return getattr(self.dataset, 'ids', None)
+    def ids(self):
+        "Names of the items, in the order of the dataset"
+        return getattr(self.dataset, 'ids', None)
 
-# %% ../../nbs/94_salt.data.ipynb #96182572
+# %% ../../nbs/94_salt.data.ipynb #38598c7b
 def _tile_axes(n, ctxs, nrows=None, ncols=None, figsize=None, imsize=1.5, **kwargs):
     "Axes for `n` tiles, and what is left for `imshow`"
     if ctxs is not None: return ctxs,kwargs
@@ -189,7 +191,7 @@ def _show_tile(ax, im, title=None, **kwargs):
     ax.set_axis_off()
     ax.set_title(title)
 
-# %% ../../nbs/94_salt.data.ipynb #10b2bb75
+# %% ../../nbs/94_salt.data.ipynb #ad151780
 def _tint(ax, mask):
     "Orange over the salt"
     ax.imshow(np.array([1,.5,0,.3])*mask[0].numpy()[...,None])
@@ -198,7 +200,7 @@ def _outline(ax, mask, color, style):
     "A line around the salt, closed at the border of the tile"
     if mask.any(): ax.contour(np.arange(-1,102), np.arange(-1,102), np.pad(mask[0].numpy(), 1), [.5], colors=color, linestyles=style)
 
-# %% ../../nbs/94_salt.data.ipynb #18b716db
+# %% ../../nbs/94_salt.data.ipynb #2b2d37dc
 class _SaltImage(TensorImageBW): pass
 class _SaltMask(TensorMask): pass
 
@@ -208,7 +210,7 @@ def _pre_show_batch(self:SaltDL, b, max_n=9):
     x,*y = (o[:max_n].detach().cpu() for o in b)
     return _SaltImage(x),_SaltMask((y[0]>0).long()) if y else None,L(zip(x, *(o>0 for o in y)))
 
-# %% ../../nbs/94_salt.data.ipynb #505ec3f2
+# %% ../../nbs/94_salt.data.ipynb #f73d7695
 @patch
 def decode_batch(self:SaltDL,
     b:tuple, # images and masks
@@ -217,7 +219,7 @@ def decode_batch(self:SaltDL,
     "The items of a batch"
     return L(zip(*(o[:max_n].cpu() for o in b)))
 
-# %% ../../nbs/94_salt.data.ipynb #00ec52ca
+# %% ../../nbs/94_salt.data.ipynb #e9f7a71c
 @patch
 def show_batch(self:SaltDL,
     b:tuple|None=None, # batch to draw, by default the first of the next pass
@@ -236,7 +238,7 @@ def show_batch(self:SaltDL,
         _show_tile(ax, im, f'{mask[0].float().mean():.2f}' if mask else None, **kwargs)
         if mask: _tint(ax, mask[0])
 
-# %% ../../nbs/94_salt.data.ipynb #9ba9674b
+# %% ../../nbs/94_salt.data.ipynb #ee2efd6b
 def _iou_title(targ, pred):
     either = (targ|pred).sum()
     return f'IoU {(targ&pred).sum()/either:.2f}' if either else 'no salt'
@@ -248,6 +250,7 @@ def _compare(ax, item, pred, extra='', **kwargs):
     for o in targ: _outline(ax, o, 'tab:orange', 'solid')
     _outline(ax, pred, 'tab:cyan', 'dashed')
 
+# %% ../../nbs/94_salt.data.ipynb #25344b38
 @patch
 def show_results(self:SaltDL,
     b:tuple, # images and masks
@@ -264,19 +267,24 @@ def show_results(self:SaltDL,
     axs,kwargs = _tile_axes(len(its), ctxs, **kwargs)
     for ax,item,(pred,) in zip(axs, its, outs): _compare(ax, item, pred, **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #9c376b3b
+# %% ../../nbs/94_salt.data.ipynb #c5e856a6
 @dispatch
 def plot_top_losses(x:_SaltImage, y:_SaltMask, samples, outs, raws, losses, **kwargs):
     axs,kwargs = _tile_axes(len(samples), None, **kwargs)
     for ax,item,(pred,),l in zip(axs, samples, outs, losses.tolist()): _compare(ax, item, pred>0, f'\nloss {l:.2f}', **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #7ac9eade
+# %% ../../nbs/94_salt.data.ipynb #871aff52
 def _salt_ds(x, y, ids, idxs=None):
     "Tiles as a dataset that keeps their names"
     res = TensorDS(x[:,None], None if y is None else y[:,None], idxs)
     res.ids = ids if idxs is None else [ids[i] for i in idxs.tolist()]
     return res
 
+def _salt_sets(t, valid, seed):
+    "Datasets for training, for validation and for the test"
+    return [*(_salt_ds(t.x, t.y, t.ids, o) for o in _salt_split(t.y, valid, seed)),_salt_ds(t.x_test, None, t.test_ids)]
+
+# %% ../../nbs/94_salt.data.ipynb #51140ee5
 def salt_dls(
     source:str|Path|SaltTiles, # a folder in the competition's layout, or what `read_salt` gave
     bs:int=32, # tiles in a batch
@@ -285,11 +293,11 @@ def salt_dls(
     device:str|torch.device|None=None, # where the tensors go, by default fastai's `default_device()`
     shuffle:bool=True, # a new order of the training tiles for each epoch?
     drop_last:bool=False # leave out a last training batch that is not full?
-)->DataLoaders: # `xb` float32 `[B,1,101,101]` in 0..1, `yb` uint8 `[B,1,101,101]` of 0 and 1; with `source`, `tiles`, and `test` without masks
+)->DataLoaders: # `xb` float32 `[B,1,101,101]` in 0..1, `yb` uint8 0 or 1, shaped like `xb`; with `source`, `tiles` and `test`
     "Salt tiles and their masks; raises `ValueError` for a folder that is not as it should be"
     t = source if isinstance(source, SaltTiles) else read_salt(source)
     mk = partial(SaltDL, bs=bs, device=device or default_device())
-    train,val = (_salt_ds(t.x, t.y, t.ids, o) for o in _salt_split(t.y, valid, seed))
-    dls = DataLoaders(mk(train, shuffle=shuffle, drop_last=drop_last, seed=seed), mk(val), device=device or default_device())
-    dls.test,dls.tiles,dls.source = mk(_salt_ds(t.x_test, None, t.test_ids)),t,t.source
+    train,val,test = _salt_sets(t, valid, seed)
+    dls = DataLoaders(mk(train, shuffle=shuffle, drop_last=drop_last, seed=seed), mk(val), device=mk.keywords['device'])
+    dls.source,dls.tiles,dls.test = t.source,t,mk(test)
     return dls
