@@ -244,6 +244,12 @@ def test_split(valid):
     assert again.valid.ids==dls.valid.ids!=other.valid.ids
     assert all(torch.equal(a, b) for (_,a),(_,b) in zip(again.train, dls.train))
 
+def test_coverage_class():
+    "Tenths are exact: 30 of 100 pixels are in class 3, 31 in class 4"
+    y = torch.zeros(101, 100, dtype=torch.uint8)
+    for i,m in enumerate(y): m[:i] = 1
+    assert coverage_class(y.view(101,1,10,10)).tolist()==[-(-i//10) for i in range(101)]
+
 def test_wrong_settings(tiles):
     for kw,word in ((dict(valid=0.), 'valid'),(dict(valid=1), 'valid'),(dict(valid='test'), 'valid'),(dict(valid=.001), 'valid'),(dict(bs=0), 'batch size')):
         with pytest.raises(ValueError) as e: salt_dls(tiles, **kw)

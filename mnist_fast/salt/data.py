@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SaltTiles', 'coverage_class', 'read_salt', 'SaltDL', 'salt_dls']
 
-# %% ../../nbs/94_salt.data.ipynb #b489d14f
+# %% ../../nbs/94_salt.data.ipynb #ffd48f0b
 import csv, struct
 from fastai.basics import *
 from io import BytesIO
@@ -18,7 +18,7 @@ from ..data.loader import TensorDL
 from ..files import as_path
 from .rle import rle_decode
 
-# %% ../../nbs/94_salt.data.ipynb #19c24ffd
+# %% ../../nbs/94_salt.data.ipynb #9509b9fb
 class SaltTiles(NamedTuple):
     "Training tiles with masks, and test tiles without"
     x:Tensor # training images, uint8 `[N,101,101]`
@@ -35,9 +35,10 @@ def coverage_class(
     y:Tensor # masks of 0 and 1, the first axis is the item
 )->Tensor: # int64 `[N]`, 0 to 10
     "0 for a mask without salt, otherwise the tenth that its share of salt falls in, rounded up"
-    return (10*y.flatten(1).float().mean(1)).ceil().long()
+    y = y.flatten(1)>0
+    return (10*y.sum(1)+y.shape[1]-1)//y.shape[1]
 
-# %% ../../nbs/94_salt.data.ipynb #de41be73
+# %% ../../nbs/94_salt.data.ipynb #6b67bbe9
 def _csv_rows(path):
     try: return list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
     except FileNotFoundError: raise DataError(f"{path}: there is no such file. Give a folder in the competition's layout.") from None
@@ -56,7 +57,7 @@ def _read_table(path, cols):
     if not res: raise DataError(f"{path}: has no rows below its columns. Copy it again.")
     return res
 
-# %% ../../nbs/94_salt.data.ipynb #97538b6f
+# %% ../../nbs/94_salt.data.ipynb #61e03b3a
 def _png_ids(folder):
     "Names of the images in a folder"
     if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give a folder in the competition's layout.")
@@ -80,7 +81,7 @@ def _depths(path, ids, test_ids):
         res.append(float(z[o]))
     return tensor(res[:len(ids)], dtype=torch.float32)
 
-# %% ../../nbs/94_salt.data.ipynb #b2a6b284
+# %% ../../nbs/94_salt.data.ipynb #ecb1bd74
 def _decode(path, modes):
     "Size and mode of a PNG file, and its pixels if both are as they should be"
     try:
@@ -101,7 +102,7 @@ def _read_png(path, modes):
         x = x[...,0]
     return x
 
-# %% ../../nbs/94_salt.data.ipynb #85f46fcc
+# %% ../../nbs/94_salt.data.ipynb #993142f3
 def _read_image(path): return _read_png(path, ('L','RGB'))
 
 def _read_mask(path):
@@ -116,7 +117,7 @@ def _read_all(read, folder, ids):
     "`read` of each file, as one tensor"
     return torch.from_numpy(np.stack([read(folder/f'{o}.png') for o in ids]))
 
-# %% ../../nbs/94_salt.data.ipynb #3a226387
+# %% ../../nbs/94_salt.data.ipynb #b7a5a526
 def _read_masks(folder, codes):
     "The masks from their codes, compared with `train/masks` if it is there"
     y = torch.from_numpy(np.stack([rle_decode(o, (101,101), name=f"{folder/'train.csv'}, id {k}") for k,o in codes.items()]))
@@ -129,7 +130,7 @@ def _read_masks(folder, codes):
         raise DataError(f"{masks/o}.png: differs from rle_mask of {o} in train.csv. Correct one of them.")
     return y
 
-# %% ../../nbs/94_salt.data.ipynb #f7301922
+# %% ../../nbs/94_salt.data.ipynb #dff8f184
 def read_salt(
     folder:str|Path # has `train.csv`, `depths.csv`, `train` and `test`
 )->SaltTiles:
@@ -144,7 +145,7 @@ def read_salt(
     return SaltTiles(_read_all(_read_image, train, codes), _read_masks(folder, codes), [*codes], z,
         _read_all(_read_image, test, test_ids), test_ids, str(folder))
 
-# %% ../../nbs/94_salt.data.ipynb #5f106219
+# %% ../../nbs/94_salt.data.ipynb #2fce9c47
 def _salt_split(y, valid, seed):
     "Positions for training and for validation, with the same share of each coverage class"
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give a fraction between 0 and 1.")
@@ -155,7 +156,7 @@ def _salt_split(y, valid, seed):
     if not 0<taken.sum()<n: raise ValueError(f"valid={valid} of {n} tiles leaves a set empty. Give another fraction.")
     return [torch.from_numpy(np.sort(order[o])) for o in (~taken,taken)]
 
-# %% ../../nbs/94_salt.data.ipynb #25b6d436
+# %% ../../nbs/94_salt.data.ipynb #2ffcefc6
 def _with_channel(ds):
     "Items `[N,1,101,101]`, also from tiles `[N,101,101]`"
     if len(ds.x.shape)!=3: return ds
@@ -177,7 +178,7 @@ class SaltDL(TensorDL):
         "Names of the items, in the order of the dataset"
         return getattr(self.dataset, 'ids', None)
 
-# %% ../../nbs/94_salt.data.ipynb #38598c7b
+# %% ../../nbs/94_salt.data.ipynb #6a98ac1f
 def _tile_axes(n, ctxs, nrows=None, ncols=None, figsize=None, imsize=1.5, **kwargs):
     "Axes for `n` tiles, and what is left for `imshow`"
     if ctxs is not None: return ctxs,kwargs
@@ -191,7 +192,7 @@ def _show_tile(ax, im, title=None, **kwargs):
     ax.set_axis_off()
     ax.set_title(title)
 
-# %% ../../nbs/94_salt.data.ipynb #ad151780
+# %% ../../nbs/94_salt.data.ipynb #c2dc6b57
 def _tint(ax, mask):
     "Orange over the salt"
     ax.imshow(np.array([1,.5,0,.3])*mask[0].numpy()[...,None])
@@ -200,7 +201,7 @@ def _outline(ax, mask, color, style):
     "A line around the salt, closed at the border of the tile"
     if mask.any(): ax.contour(np.arange(-1,102), np.arange(-1,102), np.pad(mask[0].numpy(), 1), [.5], colors=color, linestyles=style)
 
-# %% ../../nbs/94_salt.data.ipynb #2b2d37dc
+# %% ../../nbs/94_salt.data.ipynb #043fe54d
 class _SaltImage(TensorImageBW): pass
 class _SaltMask(TensorMask): pass
 
@@ -210,7 +211,7 @@ def _pre_show_batch(self:SaltDL, b, max_n=9):
     x,*y = (o[:max_n].detach().cpu() for o in b)
     return _SaltImage(x),_SaltMask((y[0]>0).long()) if y else None,L(zip(x, *(o>0 for o in y)))
 
-# %% ../../nbs/94_salt.data.ipynb #f73d7695
+# %% ../../nbs/94_salt.data.ipynb #2b2c0370
 @patch
 def decode_batch(self:SaltDL,
     b:tuple, # images and masks
@@ -219,7 +220,7 @@ def decode_batch(self:SaltDL,
     "The items of a batch"
     return L(zip(*(o[:max_n].cpu() for o in b)))
 
-# %% ../../nbs/94_salt.data.ipynb #e9f7a71c
+# %% ../../nbs/94_salt.data.ipynb #9fd7d117
 @patch
 def show_batch(self:SaltDL,
     b:tuple|None=None, # batch to draw, by default the first of the next pass
@@ -238,7 +239,7 @@ def show_batch(self:SaltDL,
         _show_tile(ax, im, f'{mask[0].float().mean():.2f}' if mask else None, **kwargs)
         if mask: _tint(ax, mask[0])
 
-# %% ../../nbs/94_salt.data.ipynb #ee2efd6b
+# %% ../../nbs/94_salt.data.ipynb #2e21c139
 def _iou_title(targ, pred):
     either = (targ|pred).sum()
     return f'IoU {(targ&pred).sum()/either:.2f}' if either else 'no salt'
@@ -250,7 +251,7 @@ def _compare(ax, item, pred, extra='', **kwargs):
     for o in targ: _outline(ax, o, 'tab:orange', 'solid')
     _outline(ax, pred, 'tab:cyan', 'dashed')
 
-# %% ../../nbs/94_salt.data.ipynb #25344b38
+# %% ../../nbs/94_salt.data.ipynb #58a2d545
 @patch
 def show_results(self:SaltDL,
     b:tuple, # images and masks
@@ -267,13 +268,13 @@ def show_results(self:SaltDL,
     axs,kwargs = _tile_axes(len(its), ctxs, **kwargs)
     for ax,item,(pred,) in zip(axs, its, outs): _compare(ax, item, pred, **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #c5e856a6
+# %% ../../nbs/94_salt.data.ipynb #969a1960
 @dispatch
 def plot_top_losses(x:_SaltImage, y:_SaltMask, samples, outs, raws, losses, **kwargs):
     axs,kwargs = _tile_axes(len(samples), None, **kwargs)
     for ax,item,(pred,),l in zip(axs, samples, outs, losses.tolist()): _compare(ax, item, pred>0, f'\nloss {l:.2f}', **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #871aff52
+# %% ../../nbs/94_salt.data.ipynb #fb762d4c
 def _salt_ds(x, y, ids, idxs=None):
     "Tiles as a dataset that keeps their names"
     res = TensorDS(x[:,None], None if y is None else y[:,None], idxs)
@@ -284,7 +285,7 @@ def _salt_sets(t, valid, seed):
     "Datasets for training, for validation and for the test"
     return [*(_salt_ds(t.x, t.y, t.ids, o) for o in _salt_split(t.y, valid, seed)),_salt_ds(t.x_test, None, t.test_ids)]
 
-# %% ../../nbs/94_salt.data.ipynb #51140ee5
+# %% ../../nbs/94_salt.data.ipynb #47657d16
 def salt_dls(
     source:str|Path|SaltTiles, # a folder in the competition's layout, or what `read_salt` gave
     bs:int=32, # tiles in a batch
