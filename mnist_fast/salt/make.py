@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['salt_tile', 'make_salt']
 
-# %% ../../nbs/94_salt.make.ipynb #536c50c1
+# %% ../../nbs/94_salt.make.ipynb #261078d0
 import numpy as np
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from ..files import as_path, error_reason
 from .rle import rle_encode
 
-# %% ../../nbs/94_salt.make.ipynb #11e517b7
+# %% ../../nbs/94_salt.make.ipynb #608b71f7
 _size = 101
 _depth,_across = np.mgrid[:_size,:_size]-_size//2
 
@@ -24,7 +24,7 @@ def _reflectivity(rng, n=260):
     "Strength of the reflection at each depth, 0 where no layer ends"
     return rng.laplace(size=n)*(rng.random(n)<rng.uniform(.25,.6))
 
-# %% ../../nbs/94_salt.make.ipynb #c42c42c1
+# %% ../../nbs/94_salt.make.ipynb #35d30385
 def _ricker(width):
     "Ricker's wavelet: the shape of the pulse (Ricker 1953, Geophysics 18)"
     t = np.arange(-20,21)/width
@@ -35,7 +35,7 @@ def _trace(rng):
     res = np.convolve(_reflectivity(rng), _ricker(rng.uniform(1.5,2.8)), 'same')
     return res/res.std()
 
-# %% ../../nbs/94_salt.make.ipynb #f8e26301
+# %% ../../nbs/94_salt.make.ipynb #02959103
 _cosines = np.cos(np.pi*np.arange(9)*np.arange(_size)[:,None]/120)
 
 def _waves(rng, k=4):
@@ -49,7 +49,7 @@ def _bend(rng):
     "How far the layers are folded at each pixel: a slope, long waves and short ones"
     return rng.normal(0, .25)*_across+rng.uniform(1,8)*_waves(rng)+rng.uniform(.2,.8)*_waves(rng, 9)
 
-# %% ../../nbs/94_salt.make.ipynb #99a6565d
+# %% ../../nbs/94_salt.make.ipynb #611b2db6
 def _step(x, width): return 1/(1+np.exp(-np.clip(x/width, -50, 50)))
 
 def _faults(rng):
@@ -58,14 +58,14 @@ def _faults(rng):
     throw = rng.normal(0, 6, (2,1,1))*(rng.random((2,1,1))<.4)
     return (throw*_step(side, .5)).sum(0)
 
-# %% ../../nbs/94_salt.make.ipynb #4adc2e67
+# %% ../../nbs/94_salt.make.ipynb #696a7ea1
 def _strata(rng, shift):
     "Layers that are moved by `shift` pixels, with a strength that varies"
     trace = _trace(rng)
     res = np.interp(130+_depth+shift, np.arange(len(trace)), trace)
     return res*np.exp(.5*_waves(rng)+.25*_waves(rng, 9)+rng.normal(0, .004)*_depth)
 
-# %% ../../nbs/94_salt.make.ipynb #f194926d
+# %% ../../nbs/94_salt.make.ipynb #09728d44
 def _landscape(rng):
     "A random landscape: a hill, a slope or something between, and waves"
     z,x,angle,w = rng.uniform([-80,-80,0,0], [80,80,2*np.pi,1])
@@ -78,18 +78,18 @@ def _above(h, share):
     level = np.partition(h.ravel(), -max(1, round(share*h.size)))[-max(1, round(share*h.size))]
     return (h-level)/h.std()
 
-# %% ../../nbs/94_salt.make.ipynb #a2d902db
+# %% ../../nbs/94_salt.make.ipynb #3af6c061
 def _share(rng):
     "Which part of the tile is salt: often a little, rarely all"
     return 1. if rng.random()<.02 else .015+.985*rng.beta(.7, 2.2)
 
-# %% ../../nbs/94_salt.make.ipynb #1d3fbf98
+# %% ../../nbs/94_salt.make.ipynb #feeb9353
 def _chaos(rng):
     "Spots without order, with standard deviation 1"
     res = gaussian_filter(rng.normal(size=(_size,_size)), (rng.uniform(1.2,2.2),rng.uniform(1.6,3.4)), truncate=3)
     return res/res.std()
 
-# %% ../../nbs/94_salt.make.ipynb #5aabe31b
+# %% ../../nbs/94_salt.make.ipynb #8ca0d9e0
 def _distract(rng, layers):
     "Layers with a dim zone, a zone of spots, a bright streak, or none of these"
     kind,zone = rng.integers(4),_step(_above(_landscape(rng), rng.uniform(.05,.4)), .2)
@@ -97,7 +97,7 @@ def _distract(rng, layers):
     if kind==1: return layers*(1-.5*zone)+rng.uniform(.2,.45)*zone*_chaos(rng)
     return layers*(1+2.5*zone*_step(-_above(_landscape(rng), .5), .2)) if kind==2 else layers
 
-# %% ../../nbs/94_salt.make.ipynb #e350a322
+# %% ../../nbs/94_salt.make.ipynb #1d88bec5
 def _top(rng, h):
     "The line along the upper side of the salt, bright or dark, in some tiles"
     return (rng.random()<.4)*rng.normal(0, 1.5)*np.exp(-(h/.06)**2)*(np.gradient(h, axis=0)>0)
@@ -114,7 +114,7 @@ def _grey(rng, img):
     img = rng.normal(121, 20)+rng.uniform(16,44)*gaussian_filter(img, .8)
     return img.clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/94_salt.make.ipynb #325e8c23
+# %% ../../nbs/94_salt.make.ipynb #25705365
 def salt_tile(
     rng:np.random.Generator|int # source of all randomness, or its seed
 )->tuple: # image, uint8 `[101,101]`, and mask, uint8 `[101,101]`, 1 for salt
@@ -127,7 +127,7 @@ def salt_tile(
     if salty: img = _with_salt(rng, layers, img, h)
     return _grey(rng, img),((h>=0)&salty).astype(np.uint8)
 
-# %% ../../nbs/94_salt.make.ipynb #a8aa80c3
+# %% ../../nbs/94_salt.make.ipynb #68496209
 def _ids(seed, n):
     "`n` different names of ten hexadecimal digits"
     start = np.random.default_rng((seed,2)).integers(16**10)
@@ -140,7 +140,7 @@ def _png(x):
 
 def _csv_file(path, header, rows): path.write_text('\n'.join(','.join(map(str, o)) for o in [header,*rows])+'\n')
 
-# %% ../../nbs/94_salt.make.ipynb #4261de77
+# %% ../../nbs/94_salt.make.ipynb #ef3cd68d
 def _save_tiles(folder, ids, seed, part):
     "Write the images and masks of one set; a list of the run-length codes"
     images,masks = folder/'images',folder/'masks'
@@ -162,7 +162,7 @@ def _save_salt(folder, ids, n, seed):
     _csv_file(folder/'depths.csv', ['id','z'], zip(ids, z))
     _csv_file(folder/'sample_submission.csv', ['id','rle_mask'], [(o,'1 1') for o in ids[n:]])
 
-# %% ../../nbs/94_salt.make.ipynb #4e6fa05b
+# %% ../../nbs/94_salt.make.ipynb #3e4c11f8
 def _build(folder, ids, n, seed):
     "Fill a temporary folder, and rename it"
     try:
@@ -175,7 +175,7 @@ def _build(folder, ids, n, seed):
     except OSError as e:
         raise OSError(f"{folder}: cannot be written ({error_reason(e)}). Free some space, or choose another folder.") from e
 
-# %% ../../nbs/94_salt.make.ipynb #05350e53
+# %% ../../nbs/94_salt.make.ipynb #617a1c1d
 def _check_make(folder, **counts):
     for k,o in counts.items():
         if not isinstance(o, (int,np.integer)) or isinstance(o, bool) or o<(k!='seed'):
@@ -183,7 +183,7 @@ def _check_make(folder, **counts):
     if folder.is_dir() and not any(folder.iterdir()): return
     if folder.exists(): raise ValueError(f"{folder}: this is not an empty folder. Give a name that is not used yet, or empty it.")
 
-# %% ../../nbs/94_salt.make.ipynb #6d2835c3
+# %% ../../nbs/94_salt.make.ipynb #29a860e9
 def make_salt(
     folder:str|Path, # folder to make; it may exist if it is empty
     n:int=1000, # training tiles
