@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SaltTiles', 'coverage_class', 'read_salt', 'SaltDL', 'salt_dls']
 
-# %% ../../nbs/94_salt.data.ipynb #66491632
-import csv
+# %% ../../nbs/94_salt.data.ipynb #ffd48f0b
+import csv, struct
 from fastai.basics import *
-from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from PIL import Image
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from ..data.loader import TensorDL
 from ..files import as_path
 from .rle import rle_decode
 
-# %% ../../nbs/94_salt.data.ipynb #6e5a6fc0
+# %% ../../nbs/94_salt.data.ipynb #9509b9fb
 class SaltTiles(NamedTuple):
     "Training tiles with masks, and test tiles without"
     x:Tensor # training images, uint8 `[N,101,101]`
@@ -35,9 +35,10 @@ def coverage_class(
     y:Tensor # masks of 0 and 1, the first axis is the item
 )->Tensor: # int64 `[N]`, 0 to 10
     "0 for a mask without salt, otherwise the tenth that its share of salt falls in, rounded up"
-    return (10*y.flatten(1).float().mean(1)).ceil().long()
+    y = y.flatten(1)>0
+    return (10*y.sum(1)+y.shape[1]-1)//y.shape[1]
 
-# %% ../../nbs/94_salt.data.ipynb #4790a927
+# %% ../../nbs/94_salt.data.ipynb #6b67bbe9
 def _csv_rows(path):
     try: return list(csv.reader(path.read_text(encoding='utf-8-sig').splitlines()))
     except FileNotFoundError: raise DataError(f"{path}: there is no such file. Give a folder in the competition's layout.") from None
@@ -48,7 +49,7 @@ def _read_table(path, cols):
     head,*rows = _csv_rows(path) or [[]]
     if head!=cols: raise DataError(f"{path}: its columns are {','.join(head)[:60]!r}, not {','.join(cols)!r}. Use the competition's file.")
     res = {}
-    for i,row in enumerate(filter(None, rows), 2):
+    for i,row in ((i,o) for i,o in enumerate(rows, 2) if o):
         if len(row)!=2: raise DataError(f"{path}: row {i} has {len(row)} fields instead of 2. Correct it.")
         if not re.fullmatch(r'[\w-]+', row[0]): raise DataError(f"{path}: row {i} has the id {row[0]!r}. Use letters and digits only.")
         if row[0] in res: raise DataError(f"{path}: the id {row[0]} stands there twice. Remove one of the rows.")
@@ -56,17 +57,7 @@ def _read_table(path, cols):
     if not res: raise DataError(f"{path}: has no rows below its columns. Copy it again.")
     return res
 
-# %% ../../nbs/94_salt.data.ipynb #c53f16b4
-def _depths(path, ids, test_ids):
-    "Depth of each id in `ids`; the test tiles must have one too"
-    z,res = _read_table(path, ['id','z']),[]
-    for o in [*ids,*test_ids]:
-        if o not in z: raise DataError(f"{path}: has no depth for the id {o}. Add a row for it.")
-        try: res.append(float(z[o]))
-        except ValueError: raise DataError(f"{path}: the depth of {o} is {z[o]!r}. Give a number.") from None
-    return tensor(res[:len(ids)], dtype=torch.float32)
-
-# %% ../../nbs/94_salt.data.ipynb #aeb64a19
+# %% ../../nbs/94_salt.data.ipynb #61e03b3a
 def _png_ids(folder):
     "Names of the images in a folder"
     if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give a folder in the competition's layout.")
@@ -81,15 +72,29 @@ def _check_ids(folder, ids, table):
         o = min(more)
         raise DataError(f"{folder/o}.png: its id {o} is not in {table}. Add a row for it, or remove the file.")
 
-# %% ../../nbs/94_salt.data.ipynb #08afb54d
+def _depths(path, ids, test_ids):
+    "Depth of each id in `ids`; the test tiles must have one too"
+    z,res = _read_table(path, ['id','z']),[]
+    for o in [*ids,*test_ids]:
+        if o not in z: raise DataError(f"{path}: has no depth for the id {o}. Add a row for it.")
+        if not re.fullmatch(r'-?\d+([.]\d+)?', z[o]): raise DataError(f"{path}: the depth of {o} is {z[o]!r}. Give a number.")
+        res.append(float(z[o]))
+    return tensor(res[:len(ids)], dtype=torch.float32)
+
+# %% ../../nbs/94_salt.data.ipynb #ecb1bd74
+def _decode(path, modes):
+    "Size and mode of a PNG file, and its pixels if both are as they should be"
+    try:
+        file = BytesIO(path.read_bytes())
+        Image.open(file, formats=['PNG']).verify()
+        im = Image.open(file)
+        return im.size,im.mode,np.asarray(im) if im.size==(101,101) and im.mode in modes else None
+    except (OSError,EOFError,SyntaxError,ValueError,struct.error,Image.DecompressionBombError):
+        raise DataError(f"{path}: is not a whole PNG file. Copy it again.") from None
+
 def _read_png(path, modes):
     "Pixels of a PNG file of 101 by 101 pixels, `[101,101]`; three equal channels count as one"
-    try:
-        with Image.open(path, formats=['PNG']) as im:
-            size,mode = im.size,im.mode
-            x = np.asarray(im) if size==(101,101) and mode in modes else None
-    except (OSError,SyntaxError,ValueError,Image.DecompressionBombError):
-        raise DataError(f"{path}: is not a whole PNG file. Copy it again.") from None
+    size,mode,x = _decode(path, modes)
     if size!=(101,101): raise DataError(f"{path}: has {size[0]} by {size[1]} pixels instead of 101 by 101. Use the competition's file.")
     if x is None: raise DataError(f"{path}: its pixels are of the kind {mode}, not one of {', '.join(modes)}. Use the competition's file.")
     if x.ndim==3:
@@ -97,23 +102,22 @@ def _read_png(path, modes):
         x = x[...,0]
     return x
 
-# %% ../../nbs/94_salt.data.ipynb #0b266edc
+# %% ../../nbs/94_salt.data.ipynb #993142f3
 def _read_image(path): return _read_png(path, ('L','RGB'))
 
 def _read_mask(path):
     "A mask file as 0 and 1"
-    m = _read_png(path, ('L','RGB','1','I;16','I')).astype(np.int64)
+    m = _read_png(path, ('L','RGB','1','I;16','I'))
     top = m.max()
-    if top not in (0,1,255,65535) or not ((m==0)|(m==top)).all():
+    if m.dtype!=bool and top not in (0,255,65535) or not ((m==0)|(m==top)).all():
         raise DataError(f"{path}: its values go from {m.min()} to {top}. A mask has only 0 and 255, or 0 and 65535 with 16 bits.")
     return (m>0).astype(np.uint8)
 
 def _read_all(read, folder, ids):
     "`read` of each file, as one tensor"
-    with ThreadPoolExecutor(4) as pool: res = list(pool.map(lambda o: read(folder/f'{o}.png'), ids))
-    return torch.from_numpy(np.stack(res))
+    return torch.from_numpy(np.stack([read(folder/f'{o}.png') for o in ids]))
 
-# %% ../../nbs/94_salt.data.ipynb #53030c9e
+# %% ../../nbs/94_salt.data.ipynb #b7a5a526
 def _read_masks(folder, codes):
     "The masks from their codes, compared with `train/masks` if it is there"
     y = torch.from_numpy(np.stack([rle_decode(o, (101,101), name=f"{folder/'train.csv'}, id {k}") for k,o in codes.items()]))
@@ -126,12 +130,13 @@ def _read_masks(folder, codes):
         raise DataError(f"{masks/o}.png: differs from rle_mask of {o} in train.csv. Correct one of them.")
     return y
 
+# %% ../../nbs/94_salt.data.ipynb #dff8f184
 def read_salt(
     folder:str|Path # has `train.csv`, `depths.csv`, `train` and `test`
 )->SaltTiles:
-    "Read a folder in the competition's layout; raises `DataError` with the name of the file if something is wrong"
+    "Read a folder in the competition's layout; raises `ValueError` with the name of the file if something is wrong"
     folder = as_path(folder)
-    if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give the folder of the competition, or make one with `make_salt`.")
+    if not folder.is_dir(): raise DataError(f"{folder}: there is no such folder. Give the competition's, or make one with `make_salt`.")
     train,test = folder/'train'/'images',folder/'test'/'images'
     codes,test_ids = _read_table(folder/'train.csv', ['id','rle_mask']),_png_ids(test)
     if not test_ids: raise DataError(f"{test}: has no PNG files. Copy the test images there.")
@@ -140,7 +145,7 @@ def read_salt(
     return SaltTiles(_read_all(_read_image, train, codes), _read_masks(folder, codes), [*codes], z,
         _read_all(_read_image, test, test_ids), test_ids, str(folder))
 
-# %% ../../nbs/94_salt.data.ipynb #614b9cf8
+# %% ../../nbs/94_salt.data.ipynb #2fce9c47
 def _salt_split(y, valid, seed):
     "Positions for training and for validation, with the same share of each coverage class"
     if not (isinstance(valid, float) and 0<valid<1): raise ValueError(f"valid is {valid!r}. Give a fraction between 0 and 1.")
@@ -148,10 +153,10 @@ def _salt_split(y, valid, seed):
     order = np.random.default_rng(seed).permutation(n)
     order = order[np.argsort(coverage_class(y).numpy()[order], kind='stable')]
     taken = np.diff(np.floor(np.arange(n+1)*valid+.5))>0
-    if not 0<taken.sum()<n: raise ValueError(f"valid={valid} of {n} tiles leaves a set without tiles. Give another fraction, or more tiles.")
+    if not 0<taken.sum()<n: raise ValueError(f"valid={valid} of {n} tiles leaves a set empty. Give another fraction.")
     return [torch.from_numpy(np.sort(order[o])) for o in (~taken,taken)]
 
-# %% ../../nbs/94_salt.data.ipynb #a9931a58
+# %% ../../nbs/94_salt.data.ipynb #2ffcefc6
 def _with_channel(ds):
     "Items `[N,1,101,101]`, also from tiles `[N,101,101]`"
     if len(ds.x.shape)!=3: return ds
@@ -169,9 +174,11 @@ class SaltDL(TensorDL):
     ): super().__init__(_with_channel(x if isinstance(x, TensorDS) else TensorDS(x, y)), bs=bs, **kwargs)
 
     @property
-    def ids(self): return getattr(self.dataset, 'ids', None)
+    def ids(self):
+        "Names of the items, in the order of the dataset"
+        return getattr(self.dataset, 'ids', None)
 
-# %% ../../nbs/94_salt.data.ipynb #0aa38c5f
+# %% ../../nbs/94_salt.data.ipynb #6a98ac1f
 def _tile_axes(n, ctxs, nrows=None, ncols=None, figsize=None, imsize=1.5, **kwargs):
     "Axes for `n` tiles, and what is left for `imshow`"
     if ctxs is not None: return ctxs,kwargs
@@ -185,16 +192,16 @@ def _show_tile(ax, im, title=None, **kwargs):
     ax.set_axis_off()
     ax.set_title(title)
 
-# %% ../../nbs/94_salt.data.ipynb #7871d3d2
+# %% ../../nbs/94_salt.data.ipynb #c2dc6b57
 def _tint(ax, mask):
     "Orange over the salt"
-    ax.imshow(np.array([1,.5,0,.35])*mask[0].numpy()[...,None])
+    ax.imshow(np.array([1,.5,0,.3])*mask[0].numpy()[...,None])
 
 def _outline(ax, mask, color, style):
     "A line around the salt, closed at the border of the tile"
     if mask.any(): ax.contour(np.arange(-1,102), np.arange(-1,102), np.pad(mask[0].numpy(), 1), [.5], colors=color, linestyles=style)
 
-# %% ../../nbs/94_salt.data.ipynb #4966a911
+# %% ../../nbs/94_salt.data.ipynb #043fe54d
 class _SaltImage(TensorImageBW): pass
 class _SaltMask(TensorMask): pass
 
@@ -204,7 +211,7 @@ def _pre_show_batch(self:SaltDL, b, max_n=9):
     x,*y = (o[:max_n].detach().cpu() for o in b)
     return _SaltImage(x),_SaltMask((y[0]>0).long()) if y else None,L(zip(x, *(o>0 for o in y)))
 
-# %% ../../nbs/94_salt.data.ipynb #301dbcaa
+# %% ../../nbs/94_salt.data.ipynb #2b2c0370
 @patch
 def decode_batch(self:SaltDL,
     b:tuple, # images and masks
@@ -213,7 +220,7 @@ def decode_batch(self:SaltDL,
     "The items of a batch"
     return L(zip(*(o[:max_n].cpu() for o in b)))
 
-# %% ../../nbs/94_salt.data.ipynb #33a6a178
+# %% ../../nbs/94_salt.data.ipynb #9fd7d117
 @patch
 def show_batch(self:SaltDL,
     b:tuple|None=None, # batch to draw, by default the first of the next pass
@@ -232,15 +239,19 @@ def show_batch(self:SaltDL,
         _show_tile(ax, im, f'{mask[0].float().mean():.2f}' if mask else None, **kwargs)
         if mask: _tint(ax, mask[0])
 
-# %% ../../nbs/94_salt.data.ipynb #3a94b4fa
-def _compare(ax, item, pred, extra='', **kwargs):
-    "A tile with both outlines"
-    im,targ = item
+# %% ../../nbs/94_salt.data.ipynb #2e21c139
+def _iou_title(targ, pred):
     either = (targ|pred).sum()
-    _show_tile(ax, im, (f'IoU {(targ&pred).sum()/either:.2f}' if either else 'no salt')+extra, **kwargs)
-    _outline(ax, targ, 'tab:orange', 'solid')
+    return f'IoU {(targ&pred).sum()/either:.2f}' if either else 'no salt'
+
+def _compare(ax, item, pred, extra='', **kwargs):
+    "A tile with both outlines, or only the predicted one if it has no mask"
+    im,*targ = item
+    _show_tile(ax, im, (_iou_title(*targ, pred) if targ else f'{pred.float().mean():.2f}')+extra, **kwargs)
+    for o in targ: _outline(ax, o, 'tab:orange', 'solid')
     _outline(ax, pred, 'tab:cyan', 'dashed')
 
+# %% ../../nbs/94_salt.data.ipynb #58a2d545
 @patch
 def show_results(self:SaltDL,
     b:tuple, # images and masks
@@ -257,19 +268,24 @@ def show_results(self:SaltDL,
     axs,kwargs = _tile_axes(len(its), ctxs, **kwargs)
     for ax,item,(pred,) in zip(axs, its, outs): _compare(ax, item, pred, **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #7bf9d186
+# %% ../../nbs/94_salt.data.ipynb #969a1960
 @dispatch
 def plot_top_losses(x:_SaltImage, y:_SaltMask, samples, outs, raws, losses, **kwargs):
     axs,kwargs = _tile_axes(len(samples), None, **kwargs)
-    for ax,item,(pred,),l in zip(axs, samples, outs, losses.tolist()): _compare(ax, item, pred>0, f', loss {l:.2f}', **kwargs)
+    for ax,item,(pred,),l in zip(axs, samples, outs, losses.tolist()): _compare(ax, item, pred>0, f'\nloss {l:.2f}', **kwargs)
 
-# %% ../../nbs/94_salt.data.ipynb #1679537b
+# %% ../../nbs/94_salt.data.ipynb #fb762d4c
 def _salt_ds(x, y, ids, idxs=None):
     "Tiles as a dataset that keeps their names"
     res = TensorDS(x[:,None], None if y is None else y[:,None], idxs)
     res.ids = ids if idxs is None else [ids[i] for i in idxs.tolist()]
     return res
 
+def _salt_sets(t, valid, seed):
+    "Datasets for training, for validation and for the test"
+    return [*(_salt_ds(t.x, t.y, t.ids, o) for o in _salt_split(t.y, valid, seed)),_salt_ds(t.x_test, None, t.test_ids)]
+
+# %% ../../nbs/94_salt.data.ipynb #47657d16
 def salt_dls(
     source:str|Path|SaltTiles, # a folder in the competition's layout, or what `read_salt` gave
     bs:int=32, # tiles in a batch
@@ -278,11 +294,11 @@ def salt_dls(
     device:str|torch.device|None=None, # where the tensors go, by default fastai's `default_device()`
     shuffle:bool=True, # a new order of the training tiles for each epoch?
     drop_last:bool=False # leave out a last training batch that is not full?
-)->DataLoaders: # `xb` float32 `[B,1,101,101]` in 0..1, `yb` uint8 `[B,1,101,101]` of 0 and 1; with `source`, `tiles`, and `test` without masks
-    "Salt tiles and their masks; raises `DataError` for a folder that is not as it should be"
+)->DataLoaders: # `xb` float32 `[B,1,101,101]` in 0..1, `yb` uint8 0 or 1, shaped like `xb`; with `source`, `tiles` and `test`
+    "Salt tiles and their masks; raises `ValueError` for a folder that is not as it should be"
     t = source if isinstance(source, SaltTiles) else read_salt(source)
     mk = partial(SaltDL, bs=bs, device=device or default_device())
-    train,val = (_salt_ds(t.x, t.y, t.ids, o) for o in _salt_split(t.y, valid, seed))
-    dls = DataLoaders(mk(train, shuffle=shuffle, drop_last=drop_last, seed=seed), mk(val), device=device or default_device())
-    dls.test,dls.tiles,dls.source = mk(_salt_ds(t.x_test, None, t.test_ids)),t,t.source
+    train,val,test = _salt_sets(t, valid, seed)
+    dls = DataLoaders(mk(train, shuffle=shuffle, drop_last=drop_last, seed=seed), mk(val), device=mk.keywords['device'])
+    dls.source,dls.tiles,dls.test = t.source,t,mk(test)
     return dls

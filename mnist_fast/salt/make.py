@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['salt_tile', 'make_salt']
 
-# %% ../../nbs/94_salt.make.ipynb #3f259e3c
+# %% ../../nbs/94_salt.make.ipynb #261078d0
 import numpy as np
 from io import BytesIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from ..files import as_path, error_reason
 from .rle import rle_encode
 
-# %% ../../nbs/94_salt.make.ipynb #925ca562
+# %% ../../nbs/94_salt.make.ipynb #608b71f7
 _size = 101
 _depth,_across = np.mgrid[:_size,:_size]-_size//2
 
@@ -24,7 +24,7 @@ def _reflectivity(rng, n=260):
     "Strength of the reflection at each depth, 0 where no layer ends"
     return rng.laplace(size=n)*(rng.random(n)<rng.uniform(.25,.6))
 
-# %% ../../nbs/94_salt.make.ipynb #3931bdc2
+# %% ../../nbs/94_salt.make.ipynb #35d30385
 def _ricker(width):
     "Ricker's wavelet: the shape of the pulse (Ricker 1953, Geophysics 18)"
     t = np.arange(-20,21)/width
@@ -35,7 +35,7 @@ def _trace(rng):
     res = np.convolve(_reflectivity(rng), _ricker(rng.uniform(1.5,2.8)), 'same')
     return res/res.std()
 
-# %% ../../nbs/94_salt.make.ipynb #17181028
+# %% ../../nbs/94_salt.make.ipynb #02959103
 _cosines = np.cos(np.pi*np.arange(9)*np.arange(_size)[:,None]/120)
 
 def _waves(rng, k=4):
@@ -49,7 +49,7 @@ def _bend(rng):
     "How far the layers are folded at each pixel: a slope, long waves and short ones"
     return rng.normal(0, .25)*_across+rng.uniform(1,8)*_waves(rng)+rng.uniform(.2,.8)*_waves(rng, 9)
 
-# %% ../../nbs/94_salt.make.ipynb #367dd9fa
+# %% ../../nbs/94_salt.make.ipynb #611b2db6
 def _step(x, width): return 1/(1+np.exp(-np.clip(x/width, -50, 50)))
 
 def _faults(rng):
@@ -58,15 +58,15 @@ def _faults(rng):
     throw = rng.normal(0, 6, (2,1,1))*(rng.random((2,1,1))<.4)
     return (throw*_step(side, .5)).sum(0)
 
-# %% ../../nbs/94_salt.make.ipynb #dbf740b4
-def _layers(rng, shift):
+# %% ../../nbs/94_salt.make.ipynb #696a7ea1
+def _strata(rng, shift):
     "Layers that are moved by `shift` pixels, with a strength that varies"
     trace = _trace(rng)
     res = np.interp(130+_depth+shift, np.arange(len(trace)), trace)
     return res*np.exp(.5*_waves(rng)+.25*_waves(rng, 9)+rng.normal(0, .004)*_depth)
 
-# %% ../../nbs/94_salt.make.ipynb #c85f1d7a
-def _height(rng):
+# %% ../../nbs/94_salt.make.ipynb #09728d44
+def _landscape(rng):
     "A random landscape: a hill, a slope or something between, and waves"
     z,x,angle,w = rng.uniform([-80,-80,0,0], [80,80,2*np.pi,1])
     hill = -np.hypot((_depth-z)*rng.uniform(.7,1.3), (_across-x)*rng.uniform(.6,1.2))
@@ -78,26 +78,26 @@ def _above(h, share):
     level = np.partition(h.ravel(), -max(1, round(share*h.size)))[-max(1, round(share*h.size))]
     return (h-level)/h.std()
 
-# %% ../../nbs/94_salt.make.ipynb #5ec1e50c
+# %% ../../nbs/94_salt.make.ipynb #3af6c061
 def _share(rng):
     "Which part of the tile is salt: often a little, rarely all"
     return 1. if rng.random()<.02 else .015+.985*rng.beta(.7, 2.2)
 
-# %% ../../nbs/94_salt.make.ipynb #2cb43f51
+# %% ../../nbs/94_salt.make.ipynb #feeb9353
 def _chaos(rng):
     "Spots without order, with standard deviation 1"
     res = gaussian_filter(rng.normal(size=(_size,_size)), (rng.uniform(1.2,2.2),rng.uniform(1.6,3.4)), truncate=3)
     return res/res.std()
 
-# %% ../../nbs/94_salt.make.ipynb #ed2fc4bc
+# %% ../../nbs/94_salt.make.ipynb #8ca0d9e0
 def _distract(rng, layers):
     "Layers with a dim zone, a zone of spots, a bright streak, or none of these"
-    kind,zone = rng.integers(4),_step(_above(_height(rng), rng.uniform(.05,.4)), .2)
+    kind,zone = rng.integers(4),_step(_above(_landscape(rng), rng.uniform(.05,.4)), .2)
     if kind==0: return layers*(1-rng.uniform(.5,.9)*zone)
     if kind==1: return layers*(1-.5*zone)+rng.uniform(.2,.45)*zone*_chaos(rng)
-    return layers*(1+2.5*zone*_step(-_above(_height(rng), .5), .2)) if kind==2 else layers
+    return layers*(1+2.5*zone*_step(-_above(_landscape(rng), .5), .2)) if kind==2 else layers
 
-# %% ../../nbs/94_salt.make.ipynb #bdd6a993
+# %% ../../nbs/94_salt.make.ipynb #1d88bec5
 def _top(rng, h):
     "The line along the upper side of the salt, bright or dark, in some tiles"
     return (rng.random()<.4)*rng.normal(0, 1.5)*np.exp(-(h/.06)**2)*(np.gradient(h, axis=0)>0)
@@ -114,20 +114,20 @@ def _grey(rng, img):
     img = rng.normal(121, 20)+rng.uniform(16,44)*gaussian_filter(img, .8)
     return img.clip(0, 255).astype(np.uint8)
 
-# %% ../../nbs/94_salt.make.ipynb #99a8a3a0
+# %% ../../nbs/94_salt.make.ipynb #25705365
 def salt_tile(
     rng:np.random.Generator|int # source of all randomness, or its seed
 )->tuple: # image, uint8 `[101,101]`, and mask, uint8 `[101,101]`, 1 for salt
     "A made seismic tile and its salt; 39% of all tiles have none"
     rng = np.random.default_rng(rng)
-    salty,h = rng.random()>=.39,_above(_height(rng), _share(rng))
+    salty,h = rng.random()>=.39,_above(_landscape(rng), _share(rng))
     shift = _bend(rng)+_faults(rng)+salty*rng.uniform(2,14)*_step(h, .15)
-    layers = _layers(rng, shift)
+    layers = _strata(rng, shift)
     img = _distract(rng, layers)+rng.uniform(.05,.35)*_chaos(rng)
     if salty: img = _with_salt(rng, layers, img, h)
     return _grey(rng, img),((h>=0)&salty).astype(np.uint8)
 
-# %% ../../nbs/94_salt.make.ipynb #e22eeb1d
+# %% ../../nbs/94_salt.make.ipynb #68496209
 def _ids(seed, n):
     "`n` different names of ten hexadecimal digits"
     start = np.random.default_rng((seed,2)).integers(16**10)
@@ -138,9 +138,9 @@ def _png(x):
     Image.fromarray(x).save(file, 'PNG')
     return file.getvalue()
 
-def _table(path, header, rows): path.write_text('\n'.join(','.join(map(str, o)) for o in [header,*rows])+'\n')
+def _csv_file(path, header, rows): path.write_text('\n'.join(','.join(map(str, o)) for o in [header,*rows])+'\n')
 
-# %% ../../nbs/94_salt.make.ipynb #5f449b7f
+# %% ../../nbs/94_salt.make.ipynb #ef3cd68d
 def _save_tiles(folder, ids, seed, part):
     "Write the images and masks of one set; a list of the run-length codes"
     images,masks = folder/'images',folder/'masks'
@@ -158,11 +158,11 @@ def _save_salt(folder, ids, n, seed):
     codes = _save_tiles(folder/'train', ids[:n], seed, 0)
     _save_tiles(folder/'test', ids[n:], seed, 1)
     z = np.random.default_rng((seed,3)).integers(50, 960, len(ids))
-    _table(folder/'train.csv', ['id','rle_mask'], zip(ids, codes))
-    _table(folder/'depths.csv', ['id','z'], zip(ids, z))
-    _table(folder/'sample_submission.csv', ['id','rle_mask'], [(o,'1 1') for o in ids[n:]])
+    _csv_file(folder/'train.csv', ['id','rle_mask'], zip(ids, codes))
+    _csv_file(folder/'depths.csv', ['id','z'], zip(ids, z))
+    _csv_file(folder/'sample_submission.csv', ['id','rle_mask'], [(o,'1 1') for o in ids[n:]])
 
-# %% ../../nbs/94_salt.make.ipynb #e028c509
+# %% ../../nbs/94_salt.make.ipynb #3e4c11f8
 def _build(folder, ids, n, seed):
     "Fill a temporary folder, and rename it"
     try:
@@ -175,7 +175,7 @@ def _build(folder, ids, n, seed):
     except OSError as e:
         raise OSError(f"{folder}: cannot be written ({error_reason(e)}). Free some space, or choose another folder.") from e
 
-# %% ../../nbs/94_salt.make.ipynb #df003fbe
+# %% ../../nbs/94_salt.make.ipynb #617a1c1d
 def _check_make(folder, **counts):
     for k,o in counts.items():
         if not isinstance(o, (int,np.integer)) or isinstance(o, bool) or o<(k!='seed'):
@@ -183,7 +183,7 @@ def _check_make(folder, **counts):
     if folder.is_dir() and not any(folder.iterdir()): return
     if folder.exists(): raise ValueError(f"{folder}: this is not an empty folder. Give a name that is not used yet, or empty it.")
 
-# %% ../../nbs/94_salt.make.ipynb #eb598151
+# %% ../../nbs/94_salt.make.ipynb #29a860e9
 def make_salt(
     folder:str|Path, # folder to make; it may exist if it is empty
     n:int=1000, # training tiles
