@@ -1,11 +1,10 @@
 "Salt runs: files, resuming, submissions, the models of the other task, and the command"
-import json, os, pytest, shutil, signal, subprocess, time
+import json, pytest, shutil, signal, subprocess, time
 import pandas as pd, torch
 from conftest import bin, names, one_sentence
 from fastai.basics import nn
 
 from mnist_fast import cli
-from mnist_fast.files import crc32
 from mnist_fast.inference.saved import load_model
 from mnist_fast.run.train import evaluate_run, resume_run, train_run
 from mnist_fast.salt.data import read_salt
@@ -110,9 +109,10 @@ def test_evaluate(run, tiles, tmp_path):
 
 def test_model_of_the_other_task(run, tiles, tmp_path):
     digits = train_run(tmp_path/'digits', task='3v7', recipe='linear', source='digits', epochs=1, **quiet)
-    for f,folder,word in ((load_model,run.folder,'save_model'),(evaluate_run,run.folder,'save_model'),(load_salt_model,digits.folder,'mnist_fast salt train'),
-            (lambda o: predict_salt(o, tiles, tmp_path/'s.csv'),digits.folder,'mnist_fast salt train')):
-        with pytest.raises(ValueError) as e: f(folder)
+    wrong = [(load_model,run,'save_model'), (evaluate_run,run,'save_model'), (load_salt_model,digits,'mnist_fast salt train'),
+        (lambda o: predict_salt(o, tiles, tmp_path/'s.csv'),digits,'mnist_fast salt train')]
+    for f,o,word in wrong:
+        with pytest.raises(ValueError) as e: f(o.folder)
         names(e, 'config.json', word)
     for f,folder,word in ((resume_run,run.folder,'mnist_fast salt train --resume'),(resume_salt,digits.folder,'mnist_fast train --resume')):
         with pytest.raises(ValueError) as e: f(folder)
@@ -121,15 +121,16 @@ def test_model_of_the_other_task(run, tiles, tmp_path):
 
 def test_command_refuses(run, tiles, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for args,*words in (('salt train','--source'),('salt train --source nowhere','nowhere'),(f'salt train --source {tiles} --valid 0','valid'),
-            (f'salt train --source {tiles} --recipe best','linear, speed, standard'),(f'salt train --source {tiles} --out {run.folder}','holds a run'),
-            (f'salt train --resume {run.folder} --epochs 3','--epochs'),(f'salt train --resume {run.folder} --source {tiles}','--source'),
-            (f'salt predict nowhere {tiles}','nowhere'),(f'salt predict {run.folder} nowhere','nowhere'),(f'evaluate {run.folder}','salt model'),
-            (f'predict {tiles}/test/images --model {run.folder}','salt model'),(f'salt evaluate {run.folder} {tiles}','trained on these tiles'),
-            (f'salt make {tiles}','empty'),('salt make new --n 0','n is 0'),('salt ladder nowhere','nowhere')):
+    wrong = {'salt train': '--source', 'salt train --source nowhere': 'nowhere', f'salt train --source {tiles} --valid 0': 'valid',
+        f'salt train --source {tiles} --recipe best': 'linear, speed, standard', f'salt train --source {tiles} --out {run.folder}': 'holds a run',
+        f'salt train --resume {run.folder} --epochs 3': '--epochs', f'salt train --resume {run.folder} --source {tiles}': '--source',
+        f'salt predict nowhere {tiles}': 'nowhere', f'salt predict {run.folder} nowhere': 'nowhere', f'evaluate {run.folder}': 'salt model',
+        f'predict {tiles}/test/images --model {run.folder}': 'salt model', f'salt evaluate {run.folder} {tiles}': 'trained on these tiles',
+        f'salt make {tiles}': 'empty', 'salt make new --n 0': 'n is 0', 'salt ladder nowhere': 'nowhere'}
+    for args,word in wrong.items():
         status,out,err = main(capsys, *args.split())
         assert status==1 and not out, (args, out)
-        one_sentence(err, *words)
+        one_sentence(err, word)
     assert not [*tmp_path.iterdir()]
 
 def test_command_words(capsys):

@@ -48,7 +48,7 @@ def draw_digits(
     for d in found:
         box = [o/k for o in d.box]
         pen.rectangle(box, outline='red', width=max(1, size//12))
-        pen.text((box[0],box[1]-size/4), f"{d.label}{'' if d.sure else '?'}", 'red', anchor='ls', font_size=size)
+        pen.text((box[0],max(box[1]-size/4, size)), f"{d.label}{'' if d.sure else '?'}", 'red', anchor='ls', font_size=size)
     return res
 
 # %% ../../nbs/72_inference.reading.ipynb #2b15355a

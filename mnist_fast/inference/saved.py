@@ -158,8 +158,7 @@ _fix = "Name a folder that save_model wrote, such as a run of mnist_fast train."
 def _read_config(folder, form, fix):
     path = folder/'config.json'
     try: config = read_json(path, 'Save the model again.')
-    except (FileNotFoundError,NotADirectoryError):
-        raise ValueError(f"{folder}: there is no model here (no config.json). {fix}") from None
+    except (FileNotFoundError,NotADirectoryError): raise ValueError(f"{folder}: there is no model here (no config.json). {fix}") from None
     if (found := config.get('format'))!=form:
         other = f'this is a {found!r}, and' if str(found).startswith('mnist_fast') else 'not a model of this package:'
         raise ValueError(f"{path}: {other} a {form!r} is needed. {fix}")

@@ -6,7 +6,7 @@
 __all__ = ['RunResult', 'RunTask', 'begin_run', 'go_on_with_run']
 
 # %% ../../nbs/85_run.fit.ipynb #597bced7
-import os, time
+import time
 from contextlib import contextmanager, nullcontext
 from json import dumps
 from typing import NamedTuple

@@ -73,6 +73,7 @@ def changed_settings(
     defaults = _defaults()
     return {k: v for k,v in settings.items() if v!=defaults.get(k)}
 
+# %% ../../nbs/80_run.folder.ipynb #91acfa62
 def run_command(
     settings:dict # of a run
 )->str:

@@ -15,7 +15,7 @@ from ..learner import fit_recipe
 from ..model import count_params
 from ..run.folder import new_run_folder, save_figure
 from .data import SaltTiles, read_salt, salt_dls
-from .learner import best_threshold, salt_probs, salt_recipe_learner, salt_recipes
+from .learner import best_threshold, salt_probs, salt_recipe_learner
 from .metric import mask_iou
 from .report import mask_table, score_parts
 

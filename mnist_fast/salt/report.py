@@ -11,11 +11,11 @@ from fastcore import xml
 from fastcore.xml import *
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from ..files import as_path, write_files
+from ..files import write_files
 from ..model import count_params
 from ..run.page import chart, chart_style, html_page, html_table, number_cell, png_uri, section
 from ..run.sections import *
-from .learner import load_salt_model, salt_probs, threshold_scores
+from .learner import load_salt_model, threshold_scores
 from .metric import mask_iou, salt_scores
 
 # %% ../../nbs/96_salt.report.ipynb #da67a9f6

@@ -13,7 +13,7 @@ from ..files import as_path, crc32, write_files
 from ..model import count_params
 from ..run.fit import *
 from ..run.folder import run_settings
-from .data import SaltTiles, read_salt
+from .data import read_salt
 from .learner import best_threshold, load_salt_model, salt_probs, salt_recipe_learner, save_salt_model
 from .report import mask_table, salt_report, score_parts
 from .rle import rle_encode

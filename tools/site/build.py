@@ -24,7 +24,7 @@ root,nbs = cfg.config_path,cfg.nbs_path
 src,out = root/'_proc'/'site',root/'_proc'/'html'
 
 groups = {'Tutorials': r'tutorials/', 'Files and data': r'[01]\d_', 'Losses, optimizers, models': r'2\d_', 'Callbacks': r'3\d_', 'Learner and recipes': r'4\d_',
-    'By hand': r'5\d_', 'Looking at models': r'6\d_', 'Using models': r'7\d_', 'Runs': r'8\d_', 'Measuring': r'9[0-8]_', 'The command': r'99_'}
+    'By hand': r'5\d_', 'Looking at models': r'6\d_', 'Using models': r'7\d_', 'Runs': r'8\d_', 'Measuring': r'9[0-2]_', 'Salt, the homework': r'9[3-8]_', 'The command': r'99_'}
 texts = {'changes': root/'CHANGELOG.md', 'model_card': cfg.lib_path/'weights'/'README.md'}
 project = ['pictures','benchmarks','changes','contributing','model_card']
 directives = {*cfg.tst_flags, *'default_exp export exports exporti exec_doc hide hide_line filter_stream eval echo output include code-fold code-summary fig-alt'.split()}
