@@ -1204,6 +1204,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'mnist_fast.salt.loss': { 'mnist_fast.salt.loss._jaccard_steps': ('salt.loss.html#_jaccard_steps', 'mnist_fast/salt/loss.py'),
                                       'mnist_fast.salt.loss._mask_of': ('salt.loss.html#_mask_of', 'mnist_fast/salt/loss.py'),
                                       'mnist_fast.salt.loss._per_image': ('salt.loss.html#_per_image', 'mnist_fast/salt/loss.py'),
+                                      'mnist_fast.salt.loss._pixel_bce': ('salt.loss.html#_pixel_bce', 'mnist_fast/salt/loss.py'),
                                       'mnist_fast.salt.loss._reduce_images': ('salt.loss.html#_reduce_images', 'mnist_fast/salt/loss.py'),
                                       'mnist_fast.salt.loss.bce_dice': ('salt.loss.html#bce_dice', 'mnist_fast/salt/loss.py'),
                                       'mnist_fast.salt.loss.bce_lovasz': ('salt.loss.html#bce_lovasz', 'mnist_fast/salt/loss.py'),

@@ -86,7 +86,7 @@ def plot_salt_ladder(
     "Draw the score of each rung, and the score of the tiles with salt alone"
     _,ax = plt.subplots(figsize=(6,2.6), layout='constrained')
     for i,(k,text) in enumerate(dict(score='all tiles', score_with_salt='tiles with salt').items()):
-        bars = ax.barh([j+.2-.4*i for j in range(len(rows))], [r[k] or 0 for r in rows], .38, label=text)
+        bars = ax.barh([j-.2+.4*i for j in range(len(rows))], [r[k] or 0 for r in rows], .38, label=text)
         ax.bar_label(bars, fmt='%.2f', padding=2)
     ax.set(xlabel='score', xlim=(0,1.1), yticks=range(len(rows)), yticklabels=[r['rung'] for r in rows])
     ax.invert_yaxis()

@@ -16,7 +16,7 @@ from ..files import as_path
 from ..model import unwrap_model
 from ..recipe import get_recipe, scaled_bs
 from .data import SaltTiles, salt_dls
-from .loss import bce_dice, lovasz_hinge
+from .loss import bce_dice, bce_lovasz, lovasz_hinge
 from .metric import SaltScore, salt_scores
 from .model import salt_model
 
@@ -28,7 +28,7 @@ salt_recipes = dict( # from tiles to masks
     speed    = dict(_salt, model='unet', widths=(16,32,64,96), shrink=2, epochs=16, lr=.2),
     standard = dict(_salt, model='unet', widths=(16,32,64,128), loss='lovasz_hinge', epochs=30, lr=.1))
 
-salt_losses = {f.__name__: f for f in (binary_cross_entropy, bce_dice, lovasz_hinge)}
+salt_losses = {f.__name__: f for f in (binary_cross_entropy, bce_dice, lovasz_hinge, bce_lovasz)}
 
 # %% ../../nbs/95_salt.learner.ipynb #6ec93c50
 class MirrorTiles(Callback):

@@ -30,14 +30,18 @@ def dice_loss(
     return _reduce_images(1-(2*(p*t).sum(1)+1)/(p.sum(1)+t.sum(1)+1), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #b49911cd
+def _pixel_bce(predictions, targets):
+    "Mean cross-entropy of the pixels, for each image"
+    p,t = _per_image(predictions, targets)
+    return binary_cross_entropy(p, t, 'none').view_as(p).mean(1)
+
 def bce_dice(
     predictions:Tensor, # logits, `[B,1,H,W]`
     targets:Tensor, # masks of 0 and 1, shaped like `predictions`
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 or more for each image
     "Cross-entropy of the pixels plus `dice_loss`; raises `ValueError` for other shapes or targets"
-    bce = binary_cross_entropy(predictions, targets, 'none').view(len(targets), -1).mean(1)
-    return _reduce_images(bce+dice_loss(predictions, targets, 'none'), reduction)
+    return _reduce_images(_pixel_bce(predictions, targets)+dice_loss(predictions, targets, 'none'), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #b39cf770
 def _jaccard_steps(t):
@@ -63,8 +67,7 @@ def bce_lovasz(
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 or more for each image
     "Cross-entropy of the pixels plus `lovasz_hinge`; raises `ValueError` for other shapes or targets"
-    bce = binary_cross_entropy(predictions, targets, 'none').view(len(targets), -1).mean(1)
-    return _reduce_images(bce+lovasz_hinge(predictions, targets, 'none'), reduction)
+    return _reduce_images(_pixel_bce(predictions, targets)+lovasz_hinge(predictions, targets, 'none'), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #8cb45d19
 def _mask_of(p): return (p>.5).long()
