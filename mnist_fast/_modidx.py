@@ -1285,7 +1285,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'mnist_fast.salt.report.salt_report': ('salt.report.html#salt_report', 'mnist_fast/salt/report.py'),
                                         'mnist_fast.salt.report.score_parts': ('salt.report.html#score_parts', 'mnist_fast/salt/report.py'),
                                         'mnist_fast.salt.report.tint_mask': ('salt.report.html#tint_mask', 'mnist_fast/salt/report.py')},
-            'mnist_fast.salt.rle': { 'mnist_fast.salt.rle._pixels': ('salt.rle.html#_pixels', 'mnist_fast/salt/rle.py'),
+            'mnist_fast.salt.rle': { 'mnist_fast.salt.rle._column_pixels': ('salt.rle.html#_column_pixels', 'mnist_fast/salt/rle.py'),
                                      'mnist_fast.salt.rle._runs': ('salt.rle.html#_runs', 'mnist_fast/salt/rle.py'),
                                      'mnist_fast.salt.rle.rle_decode': ('salt.rle.html#rle_decode', 'mnist_fast/salt/rle.py'),
                                      'mnist_fast.salt.rle.rle_encode': ('salt.rle.html#rle_encode', 'mnist_fast/salt/rle.py')},

@@ -283,7 +283,8 @@ def salt_ladder(
     "Train and test every rung from predicting nothing to the U-Net"
     from mnist_fast.salt.ladder import run_salt_ladder, salt_ladder_text
     res = run_salt_ladder(source, seeds, seed, out)
-    _emit(json, f"{salt_ladder_text(res['rows'])}\n\nTest tiles: {res['n_test']} of {res['source']}{f'. Kept in {out}' if out else ''}", res['rows'])
+    where = f"{res['n_test']} of {res['source']}{f'. Kept in {out}' if out else ''}"
+    _emit(json, f"{salt_ladder_text(res['rows'])}\n\nTest tiles: {where}", res['rows'])
 
 # %% ../nbs/99_cli.ipynb #9c000e3b
 commands = {f.__name__: f for f in (train,evaluate,predict,export,page,report,compare,ladder,bench,data)}

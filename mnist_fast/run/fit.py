@@ -127,7 +127,8 @@ def go_on_with_run(
 )->RunResult:
     "Carry out the rest of a run; raises `ValueError` where there is none, or where its data have changed"
     folder,s = as_path(folder),read_settings(folder)
-    if s.task not in task.names: raise ValueError(f"{folder}: this is a run of the task {s.task}. Go on with {run_command(s)} --resume {folder}")
+    if s.task not in task.names:
+        raise ValueError(f"{folder}: this is a run of the task {s.task}. Go on with {run_command(s)} --resume {folder}")
     if not is_finished(folder):
         with _threads(recorded_threads(folder)): return _carry_out(task, s, lambda: folder, on_result=on_result, **show)
     run = RunResult(folder, read_json(folder/'metrics.json'))

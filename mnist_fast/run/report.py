@@ -102,7 +102,8 @@ def _result_cards(r):
     yield result_card('errors', f'{n-k:,}', f'of {n:,} test digits')
     yield result_card('loss', f'{r.predictions.loss.mean():.4f}', 'cross-entropy')
     yield result_card('parameters', f'{r.params:,}', r.model)
-    yield result_card('training', '–' if train is None else f'{train:,.1f} s', '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}")
+    text = '' if epochs is None else f"{epochs:,} epoch{'s'*(epochs!=1)}"
+    yield result_card('training', '–' if train is None else f'{train:,.1f} s', text)
     yield result_card('test digits', f'{n:,}', r.digits.source)
 
 # %% ../../nbs/86_run.report.ipynb #f81af451

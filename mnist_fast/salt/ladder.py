@@ -75,8 +75,8 @@ def salt_ladder_text(
     rows:list # from `salt_ladder_rows`
 )->str:
     "The rows as a table that can be printed"
-    forms = dict(dict.fromkeys(('score','score_sd','score_with_salt','iou_with_salt','empty_right'), '{:.4f}'), seconds='{:.1f}', params='{:,}')
-    show = lambda k,v: '' if v is None else forms.get(k, '{}').format(v)
+    forms = dict(seconds='{:.1f}', params='{:,}')
+    show = lambda k,v: '' if v is None else forms.get(k, '{:.4f}' if isinstance(v, float) else '{}').format(v)
     cols = 'rung score score_sd n score_with_salt iou_with_salt empty_right seconds params'.split()
     return pd.DataFrame([{k: show(k, r[k]) for k in cols} for r in rows]).to_string(index=False)
 

@@ -146,5 +146,6 @@ def load_salt_model(
     "Read a model; raises `ValueError` for files that are missing, broken or of another kind; never runs code from them"
     model,config = read_model(as_path(folder), _form, salt_model, _fix_salt)
     t = config.get('threshold')
-    if type(t) not in (int,float) or not 0<=t<=1: raise ValueError(f"{folder}/config.json: has no threshold from 0 to 1. Save the model again.")
+    if type(t) not in (int,float) or not 0<=t<=1:
+        raise ValueError(f"{folder}/config.json: has no threshold from 0 to 1. Save the model again.")
     return SaltModel(model, config)

@@ -56,7 +56,10 @@ class SaltScore(Metric):
         self.threshold = threshold
         self.reset()
 
-    def reset(self): self.total,self.n = 0.,0
+    def reset(self):
+        "Forget all images"
+        self.total,self.n = 0.,0
+
     def accumulate(self, learn):
         "Add the scores of a batch"
         preds = learn.to_detach(learn.pred).sigmoid()>self.threshold

@@ -40,7 +40,7 @@ def mask_table(
 # %% ../../nbs/96_salt.report.ipynb #27ee1056
 def score_parts(
     df:pd.DataFrame # from `mask_table`
-)->dict: # `score`; `score_with_salt` and `iou_with_salt` of the tiles that hold salt; `empty_right`: part of the other tiles, predicted empty
+)->dict: # `score`; of the tiles with salt `score_with_salt` and `iou_with_salt`; of the others `empty_right`, the part predicted empty
     "Mean values of all tiles, and of both kinds; None for a kind without tiles"
     salt,empty = df[df.coverage>0],df[df.coverage==0]
     mean = lambda o: float(o.mean()) if len(o) else None
@@ -123,6 +123,7 @@ def salt_report(
     r,model = RunFiles(folder),load_salt_model(folder)
     df = mask_table(ids, y, (probs>model.threshold).byte())
     title = f"Salt, {r.text('recipe') or model.config['model']['name']}"
-    page = html_page(f'{title}: {df.score.mean():.3f}', H1(title), Dl(*_salt_cards(r, df, model)), *_salt_sections(r, model, df, x, y, probs))
+    cards,sections = _salt_cards(r, df, model),_salt_sections(r, model, df, x, y, probs)
+    page = html_page(f'{title}: {df.score.mean():.3f}', H1(title), Dl(*cards), *sections)
     write_files(r.folder, {'report.html': page})
     return r.folder/'report.html'

@@ -10,7 +10,7 @@ import numpy as np, re
 from ..data.idx import DataError
 
 # %% ../../nbs/93_salt.rle.ipynb #f513a95c
-def _pixels(mask):
+def _column_pixels(mask):
     "The pixels column by column, as 0 and 1"
     m = np.asarray(mask)
     if m.ndim==3 and len(m)==1: m = m[0]
@@ -22,7 +22,7 @@ def rle_encode(
     mask # 0 and 1 (or booleans), an array or a tensor `[H,W]` or `[1,H,W]`
 )->str: # "start length start length …", empty for a mask without ones
     "The run-length code of a mask as the TGS salt competition writes it; raises `ValueError` for other shapes or values"
-    change = np.flatnonzero(np.diff(_pixels(mask), prepend=0, append=0))
+    change = np.flatnonzero(np.diff(_column_pixels(mask), prepend=0, append=0))
     starts,ends = change[::2],change[1::2]
     return ' '.join(map(str, np.column_stack([starts+1, ends-starts]).ravel()))
 
@@ -55,5 +55,5 @@ def rle_decode(
             starts,lengths = _runs(rle, h*w)
             np.add.at(step, starts-1, 1)
             np.add.at(step, starts-1+lengths, -1)
-    except ValueError as e: raise DataError(f"{name or 'The mask'}: its run-length code is wrong: {e}. Give \"start length start length …\".") from None
+    except ValueError as e: raise DataError(f"{name or 'The mask'}: its run-length code is wrong: {e}. Give pairs of start and length.") from None
     return step.cumsum()[:-1].astype(np.uint8).reshape(w, h).T

@@ -41,7 +41,8 @@ def _salt_result(s, learn, df, loss, threshold):
         raise ValueError(f"The loss is {loss}: the training diverged, and no model is kept. Choose a learning rate (lr) below {r['lr']}.")
     what = dict(task='salt', source=dls.source, recipe=s.recipe, model=r['model'], params=count_params(learn.model), seed=s.seed)
     sizes = dict(n_train=len(dls.train_ds), n_valid=len(dls.valid_ds), n_test=len(dls.tiles.test_ids))
-    return dict(**what, epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs, **sizes, **score_parts(df), loss=loss, threshold=threshold)
+    trained = dict(epochs=learn.n_epoch, lr=s.lr or r['lr'], bs=dls.train.bs)
+    return dict(**what, **trained, **sizes, **score_parts(df), loss=loss, threshold=threshold)
 
 # %% ../../nbs/97_salt.run.ipynb #86f21e4e
 def _write_submission(path, tiles, model, flip=False):
@@ -111,6 +112,7 @@ def evaluate_salt(
 )->dict: # `run`, `source`, `n_test`, and what `score_parts` gives
     "The score of a run on the labelled tiles of another folder; raises `ValueError` for the tiles that it was trained on"
     model,tiles = load_salt_model(run),read_salt(source)
-    if model.config.get('crc32')==crc32([tiles.x, tiles.y]): raise ValueError(f"{source}: the run was trained on these tiles. Name a folder with other tiles.")
+    if model.config.get('crc32')==crc32([tiles.x, tiles.y]):
+        raise ValueError(f"{source}: the run was trained on these tiles. Name a folder with other tiles.")
     df = mask_table(tiles.ids, tiles.y[:,None], model.masks(tiles.x, flip))
     return dict(run=str(run), source=tiles.source, n_test=len(df), **score_parts(df))
