@@ -35,7 +35,8 @@ def slow_lovasz(p, t):
 
 def slow_bce(p, t): return sum(log(1+exp(-a*(2*b-1))) for a,b in zip(p.flatten().tolist(), t.flatten().tolist()))/p.numel()
 
-slow = {dice_loss: slow_dice, lovasz_hinge: slow_lovasz, bce_dice: lambda p,t: slow_bce(p, t)+slow_dice(p, t), bce_lovasz: lambda p,t: slow_bce(p, t)+slow_lovasz(p, t)}
+slow = {dice_loss: slow_dice, lovasz_hinge: slow_lovasz,
+    bce_dice: lambda p,t: slow_bce(p, t)+slow_dice(p, t), bce_lovasz: lambda p,t: slow_bce(p, t)+slow_lovasz(p, t)}
 
 @losses
 @pytest.mark.parametrize('seed', range(5))

@@ -55,5 +55,5 @@ def rle_decode(
             starts,lengths = _runs(rle, h*w)
             np.add.at(step, starts-1, 1)
             np.add.at(step, starts-1+lengths, -1)
-    except ValueError as e: raise DataError(f"{name or 'The mask'}: its run-length code is wrong: {e}. Give pairs of start and length.") from None
+    except ValueError as e: raise DataError(f"{name or 'The mask'}: its run-length code is wrong, {e}. Give starts and lengths.") from None
     return step.cumsum()[:-1].astype(np.uint8).reshape(w, h).T
