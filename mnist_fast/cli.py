@@ -205,8 +205,8 @@ def data(
 # %% ../nbs/99_cli.ipynb #28c089a1
 def make(
     out:str, # Folder for the tiles, new or empty
-    n:int=1000, # Tiles with masks
-    n_test:int=200, # Tiles without masks
+    n:int=4000, # Tiles with masks
+    n_test:int=1000, # Tiles without masks
     seed:int=0, # Seed of all tiles
     json:bool=False # Print the folder and the numbers as JSON?
 ):

@@ -33,7 +33,8 @@ def test_long_lists(tmp_path):
 def test_tensors(dtype, tmp_path):
     "Type, values and strides; also of a tensor without a dimension, and of one without items"
     x = torch.arange(24).reshape(2,3,2,2).to(dtype)
-    o = dict(plain=x, channels_last=x.contiguous(memory_format=torch.channels_last), turned=x.transpose(0, 1), number=x[0,1,0,0], none=x[:0])
+    pixel = x[...,:1,:1].contiguous(memory_format=torch.channels_last) # PyTorch calls it contiguous, with strides that are not
+    o = dict(plain=x, channels_last=x.contiguous(memory_format=torch.channels_last), pixel=pixel, turned=x.transpose(0, 1), number=x[0,1,0,0], none=x[:0])
     save_state(tmp_path/'a', o)
     back = load_state(tmp_path/'a')
     for k,v in o.items(): assert back[k].dtype==dtype and torch.equal(back[k], v) and (k=='none' or back[k].stride()==v.stride()), k

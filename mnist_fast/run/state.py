@@ -41,7 +41,7 @@ def _pack_seq(o, pack):
 
 def _pack_tensor(o, tensors):
     if not o.dim(): return {'number': [o.item(), str(o.dtype)[6:], str(o.device)]}
-    tensors.append(o.detach().cpu().contiguous().clone())
+    tensors.append(o.detach().cpu().clone(memory_format=torch.contiguous_format))
     return {'tensor': [len(tensors)-1, o.stride(), str(o.device)]}
 
 def _pack(o, tensors):

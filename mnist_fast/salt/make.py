@@ -186,8 +186,8 @@ def _check_make(folder, **counts):
 # %% ../../nbs/94_salt.make.ipynb #29a860e9
 def make_salt(
     folder:str|Path, # folder to make; it may exist if it is empty
-    n:int=1000, # training tiles
-    n_test:int=200, # test tiles, whose masks are not written
+    n:int=4000, # training tiles, by default as many as the competition has
+    n_test:int=1000, # test tiles, whose masks are not written
     seed:int=0 # the same seed gives the same files
 )->Path: # the folder
     "Write made tiles in the competition's layout; raises `ValueError` for a folder that is not empty, `OSError` if it can't be written"

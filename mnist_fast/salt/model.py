@@ -58,7 +58,7 @@ def unet(
     body,n = _conv_pair(([shrink**2]+rest)[-1], last),last
     for ni,nf in reversed([*zip([shrink**2]+rest, rest)]): body,n = UStep(ni, nf, body, n),nf
     layers = [nn.InstanceNorm2d(1), nn.PixelUnshuffle(shrink), body, nn.Conv2d(n, shrink**2, 1), nn.PixelShuffle(shrink)]
-    return Framed(shrink*2**len(rest), *layers)
+    return Framed(shrink*2**len(rest), *layers).to(memory_format=torch.channels_last)
 
 # %% ../../nbs/93_salt.model.ipynb #d0bf16ba
 def neighbours(
