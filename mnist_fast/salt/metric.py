@@ -13,7 +13,7 @@ def _check_masks(pred, targ):
     if pred.shape!=targ.shape or pred.dim()<3: raise ValueError(
         f"Masks have the shapes {tuple(pred.shape)} and {tuple(targ.shape)}. Give two of the same shape, [N,H,W] or [N,1,H,W].")
     for o in (pred,targ):
-        if not ((o==0)|(o==1)).all(): raise ValueError(f"A mask has values from {o.min()} to {o.max()}. Give only 0 and 1.")
+        if len(wrong := o[(o!=0)&(o!=1)]): raise ValueError(f"A mask has the value {wrong[0]}. Give only 0 and 1.")
 
 def _overlap(pred, targ):
     "Pixels that both masks have, and pixels that at least one has, `[N]` each"
