@@ -277,12 +277,13 @@ def salt_ladder(
     source:str, # Folder with tiles that have masks
     seeds:int=1, # Runs of each rung that is random
     seed:int=0, # The first seed
+    recipes:Annotated[str, dict(nargs='+')]=('linear','speed'), # Trained rungs: linear, speed, standard
     out:str=None, # Folder for the table as JSON and for a plot
     json:bool=False # Print the rows as JSON?
 ):
     "Train and test every rung from predicting nothing to the U-Net"
     from mnist_fast.salt.ladder import run_salt_ladder, salt_ladder_text
-    res = run_salt_ladder(source, seeds, seed, out)
+    res = run_salt_ladder(source, seeds, seed, out, recipes)
     where = f"{res['n_test']} of {res['source']}{f'. Kept in {out}' if out else ''}"
     _emit(json, f"{salt_ladder_text(res['rows'])}\n\nTest tiles: {where}", res['rows'])
 

@@ -93,6 +93,13 @@ def test_mean_of_both():
 @losses
 def test_refuses(f):
     p,t = batch()
-    for a,b in ((p,t[:1]), (p[:,0],t)):
+    for a,b,word in ((p,t[:1],'shape'), (p[:,0],t,'shape'), (p,t*255,'value 255'), (p,t*.5,'value 0.5')):
         with pytest.raises(ValueError) as e: f(a, b)
-        names(e, 'shape')
+        names(e, word)
+
+@losses
+def test_half_precision(f):
+    "Thousands of pixels are counted exactly, as with float32"
+    p,t = batch(2, 101, dtype=torch.float)
+    p = p.half()
+    assert f(p, t).item()==pytest.approx(f(p.float(), t).item(), rel=1e-5)

@@ -79,8 +79,9 @@ def test_metric_of_a_learner(masks, bs):
 def test_not_the_mean_of_batches(masks):
     out,targ = masks
     metric,means = SaltScore(),[]
+    metric.reset()
     for a,b in ((0,7),(7,10)):
-        metric.accumulate(SimpleNamespace(pred=out[a:b], y=targ[a:b], to_detach=noop))
+        metric.accumulate(SimpleNamespace(pred=out[a:b], yb=(targ[a:b],), to_detach=noop))
         means.append(salt_score(out[a:b]>0, targ[a:b]))
     assert metric.value==pytest.approx(salt_score(out>0, targ)) and abs(metric.value-sum(means)/2)>.01
     metric.reset()

@@ -1,5 +1,5 @@
 "Run-length codes: there and back, against a slow loop, and codes that are wrong"
-import numpy as np, pytest, torch
+import numpy as np, pandas as pd, pytest, torch
 from conftest import names
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -52,7 +52,7 @@ def test_forms():
     for o in (None, float('nan'), '', ' '): assert not rle_decode(o, (2,2)).any()
 
 wrong = {'1': 'without a length', '1 2 3': '3 numbers', '0 5': 'first pixel is 1', '3 0': 'first pixel is 1', '1 -2': 'whole numbers', '-1 2': 'whole numbers', '1 3 3 2': 'overlap',
-    '5 1 1 1': 'order', '5 1 5 1': 'overlap', '16 2': 'ends at pixel 17', '17 1': '17', 'salt': 'whole', '1.5 2': 'whole', '1,2': 'whole', '1 99999999999999999999': 'whole', '٣ 1': 'whole'}
+    '5 1 1 1': 'order', '5 1 5 1': 'overlap', '16 2': 'ends at pixel 17', '17 1': '17', 'salt': 'whole', '1.5 2': 'whole', '1,2': 'whole', '1 99999999999999999999': 'ends at pixel 99999999999999999999', '٣ 1': 'whole'}
 
 @pytest.mark.parametrize('code', wrong)
 def test_refused(code):
@@ -60,8 +60,9 @@ def test_refused(code):
     names(e, 'train.csv, id 5d2f', wrong[code])
 
 def test_refuses_masks():
-    for o,word in ((np.full((2,2), 255),'255'), (np.array([[0,.5]]),'0.5'), (np.zeros((2,2,2)),'shape'), (np.zeros(4),'shape'), (np.array([[np.nan]]),'nan')):
+    for o,word in ((np.full((2,2), 255),'255'), (np.array([[0,1,7]]),'value 7'), (np.array([[0,.5]]),'0.5'), (np.zeros((2,2,2)),'shape'), (np.zeros(4),'shape'), (np.array([[np.nan]]),'nan')):
         with pytest.raises(ValueError) as e: rle_encode(o)
         names(e, word)
-    with pytest.raises(DataError) as e: rle_decode(5)
-    names(e, 'int')
+    for o,word in ((5,'int'), (np.zeros(3),'ndarray'), (pd.NA,'NAType'), (['1 2'],'list')):
+        with pytest.raises(DataError) as e: rle_decode(o, name='5d2f')
+        names(e, '5d2f', word)

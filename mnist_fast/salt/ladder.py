@@ -13,9 +13,10 @@ from fastai.basics import *
 from ..files import system_info, write_files
 from ..learner import fit_recipe
 from ..model import count_params
+from ..recipe import get_recipe
 from ..run.folder import new_run_folder, save_figure
 from .data import SaltTiles, read_salt, salt_dls
-from .learner import best_threshold, salt_probs, salt_recipe_learner
+from .learner import best_threshold, salt_probs, salt_recipe_learner, salt_recipes
 from .metric import mask_iou
 from .report import mask_table, score_parts
 
@@ -98,13 +99,15 @@ def run_salt_ladder(
     source:str|Path, # folder with tiles that have masks
     seeds:int=1, # runs of each rung that is random
     seed:int=0, # the first seed
-    out:str|Path|None=None # folder for the plot and for the result as JSON
+    out:str|Path|None=None, # folder for the plot and for the result as JSON
+    recipes:tuple=('linear','speed') # names in `salt_recipes`, the trained rungs
 )->dict: # `source`, `n_test`, `rows`, and what `system_info` gives
     "Train and test every rung, and write the result into a folder; raises `ValueError` for a folder that holds a run"
     if seeds<1: raise ValueError(f"seeds is {seeds}. Give 1 or more.")
+    for o in recipes: get_recipe('salt', o, dict(salt=salt_recipes))
     tiles = read_salt(source)
     folder = new_run_folder(out) if out else None
-    rows = salt_ladder_rows(tiles, seeds, seed)
+    rows = salt_ladder_rows(tiles, seeds, seed, recipes)
     res = dict(source=str(tiles.source), n_test=len(_test_part(tiles)[1].ids), **system_info(), rows=rows)
     if not folder: return res
     write_files(folder, {'ladder.json': dumps(res, indent=2).encode()})

@@ -21,12 +21,12 @@ from .metric import SaltScore, salt_scores
 from .model import salt_model
 
 # %% ../../nbs/95_salt.learner.ipynb #aa44f13e
-_salt = dict(loss='bce_dice', opt='FastSGD', mom=.9, nesterov=True, wd=5e-4, schedule='fit_one_cycle', bs=32, mirror=True)
+_salt = dict(loss='bce_lovasz', opt='FastSGD', mom=.9, nesterov=True, wd=5e-4, schedule='fit_one_cycle', bs=32, mirror=True)
 
 salt_recipes = dict( # from tiles to masks
-    linear   = dict(_salt, model='neighbours', ks=15, epochs=6, lr=.05),
-    speed    = dict(_salt, model='unet', widths=(16,32,64,96), shrink=2, epochs=16, lr=.2),
-    standard = dict(_salt, model='unet', widths=(16,32,64,128), loss='lovasz_hinge', epochs=30, lr=.1))
+    linear   = dict(_salt, model='neighbours', ks=15, loss='bce_dice', epochs=3, lr=.05),
+    speed    = dict(_salt, model='unet', widths=(16,32,64,96), shrink=2, epochs=8, lr=.1),
+    standard = dict(_salt, model='unet', widths=(24,48,96,128,128), shrink=2, epochs=24, lr=.1))
 
 salt_losses = {f.__name__: f for f in (binary_cross_entropy, bce_dice, lovasz_hinge, bce_lovasz)}
 
@@ -126,6 +126,9 @@ class SaltModel:
         flip:bool=False # average with the answer for the mirrored tile?
     )->Tensor: # uint8 0 or 1, `[N,1,H,W]`
         "The predicted masks; raises `ValueError` if the model gives something that is no number"
+        return torch.cat([self._masks(o, flip) for o in x.split(1024)])
+
+    def _masks(self, x, flip):
         p = salt_probs(self.model, x, flip)
         if not p.isfinite().all(): raise ValueError("Some outputs of the model are not numbers. Train the model again.")
         return (p>self.threshold).byte()

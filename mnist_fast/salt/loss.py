@@ -15,7 +15,10 @@ def _per_image(predictions, targets):
     "Logits and targets as floats `[B,pixels]`"
     if predictions.shape!=targets.shape: raise ValueError(f"Predictions have shape {tuple(predictions.shape)}, and masks "
         f"{tuple(targets.shape)}. Give one prediction for each pixel of a mask.")
-    return predictions.flatten(1),targets.flatten(1).to(predictions.dtype)
+    if targets.device.type=='cpu' and len(wrong := targets[(targets!=0)&(targets!=1)]):
+        raise ValueError(f"A mask has the value {wrong[0]}. Give only 0 and 1.")
+    dtype = torch.promote_types(predictions.dtype, torch.float32) # the counts of pixels need more bits than float16 has
+    return predictions.flatten(1).to(dtype),targets.flatten(1).to(dtype)
 
 def _reduce_images(x, reduction): return x if reduction=='none' else getattr(x, reduction)()
 

@@ -13,7 +13,7 @@ def _check_masks(pred, targ):
     if pred.shape!=targ.shape or pred.dim()<3: raise ValueError(
         f"Masks have the shapes {tuple(pred.shape)} and {tuple(targ.shape)}. Give two of the same shape, [N,H,W] or [N,1,H,W].")
     for o in (pred,targ):
-        if not ((o==0)|(o==1)).all(): raise ValueError(f"A mask has values from {o.min()} to {o.max()}. Give only 0 and 1.")
+        if len(wrong := o[(o!=0)&(o!=1)]): raise ValueError(f"A mask has the value {wrong[0]}. Give only 0 and 1.")
 
 def _overlap(pred, targ):
     "Pixels that both masks have, and pixels that at least one has, `[N]` each"
@@ -47,26 +47,16 @@ def salt_score(
     return salt_scores(pred, targ).mean().item()
 
 # %% ../../nbs/93_salt.metric.ipynb #6060d29b
-class SaltScore(Metric):
+class SaltScore(AvgMetric):
     "Mean score of all images; the model gives logits `[B,1,H,W]`, the targets are masks of the same shape"
     def __init__(self,
         threshold:float=.5 # probability above which a pixel is salt
     ):
         if not 0<threshold<1: raise ValueError(f"threshold is {threshold}. Give a probability between 0 and 1.")
+        super().__init__(self._batch_score)
         self.threshold = threshold
-        self.reset()
 
-    def reset(self):
-        "Forget all images"
-        self.total,self.n = 0.,0
+    def _batch_score(self, pred, targ): return salt_scores(pred.sigmoid()>self.threshold, targ).mean()
 
-    def accumulate(self, learn):
-        "Add the scores of a batch"
-        preds = learn.to_detach(learn.pred).sigmoid()>self.threshold
-        self.total += salt_scores(preds, learn.to_detach(learn.y)).sum().item()
-        self.n += len(preds)
-
-    @property
-    def value(self): return self.total/self.n if self.n else None
     @property
     def name(self): return 'salt_score'

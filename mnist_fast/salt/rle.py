@@ -15,7 +15,7 @@ def _column_pixels(mask):
     m = np.asarray(mask)
     if m.ndim==3 and len(m)==1: m = m[0]
     if m.ndim!=2: raise ValueError(f"The mask has shape {m.shape}. Give height and width, as in (101,101).")
-    if not ((m==0)|(m==1)).all(): raise ValueError(f"The mask has values from {m.min()} to {m.max()}. Give only 0 and 1.")
+    if (wrong := m[(m!=0)&(m!=1)]).size: raise ValueError(f"The mask has the value {wrong[0]}. Give only 0 and 1.")
     return m.T.astype(np.int8).ravel()
 
 def rle_encode(
@@ -29,14 +29,14 @@ def rle_encode(
 # %% ../../nbs/93_salt.rle.ipynb #4293052f
 def _runs(rle, n):
     "Starts and lengths, each `[R]`; raises `ValueError` with what is wrong"
-    if not re.fullmatch(r'\s*(\d{1,9}\s+)*\d{1,9}\s*', rle, re.ASCII): raise ValueError("it must hold whole numbers above 0 only")
-    a = np.array(rle.split(), int)
+    if not re.fullmatch(r'(\d+\s+)*\d+', rle.strip(), re.ASCII): raise ValueError("it must hold whole numbers above 0 only")
+    a = list(map(int, rle.split()))
     if len(a)%2: raise ValueError(f"it has {len(a)} numbers, and a start without a length")
-    starts,lengths = a[::2],a[1::2]
-    if (a==0).any(): raise ValueError("it has a 0, and the first pixel is 1")
-    ends = starts+lengths-1
-    if ends.max()>n: raise ValueError(f"a run ends at pixel {ends.max()}, and the mask has {n}")
-    if (starts[1:]<=ends[:-1]).any(): raise ValueError("its runs overlap or are not in rising order")
+    if 0 in a: raise ValueError("it has a 0, and the first pixel is 1")
+    end = max(i+k-1 for i,k in zip(a[::2], a[1::2]))
+    if end>n: raise ValueError(f"a run ends at pixel {end}, and the mask has {n}")
+    starts,lengths = np.array(a[::2]),np.array(a[1::2])
+    if (starts[1:]<(starts+lengths)[:-1]).any(): raise ValueError("its runs overlap or are not in rising order")
     return starts,lengths
 
 # %% ../../nbs/93_salt.rle.ipynb #4f12a06f
@@ -48,7 +48,7 @@ def rle_decode(
     "The mask of a run-length code; raises `DataError` for a malformed code"
     h,w = shape
     step = np.zeros(h*w+1, np.int8)
-    if rle is None or rle!=rle: rle = ''
+    if rle is None or isinstance(rle, float) and rle!=rle: rle = ''
     try:
         if not isinstance(rle, str): raise ValueError(f"it is a {type(rle).__name__}")
         if rle.strip():
