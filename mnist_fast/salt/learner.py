@@ -25,8 +25,8 @@ _salt = dict(loss='bce_lovasz', opt='FastSGD', mom=.9, nesterov=True, wd=5e-4, s
 
 salt_recipes = dict( # from tiles to masks
     linear   = dict(_salt, model='neighbours', ks=15, loss='bce_dice', epochs=3, lr=.05),
-    speed    = dict(_salt, model='unet', widths=(16,32,64,96), shrink=2, epochs=8, lr=.1),
-    standard = dict(_salt, model='unet', widths=(24,48,96,128,128), shrink=2, epochs=24, lr=.1))
+    speed    = dict(_salt, model='unet', widths=(16,32,64), shrink=2, epochs=5, lr=.2),
+    standard = dict(_salt, model='unet', widths=(16,32,64,96,128), shrink=2, epochs=24, lr=.2))
 
 salt_losses = {f.__name__: f for f in (binary_cross_entropy, bce_dice, lovasz_hinge, bce_lovasz)}
 
