@@ -34,6 +34,11 @@ def _check_resume(out, settings):
     given = [*changed_settings(settings),*(['out'] if out else [])]
     if given: raise ValueError(f"--resume uses the settings of the run. Leave out --{' and --'.join(given).replace('_', '-')}.")
 
+def _shown(json, text):
+    "Lines of epochs and the result, as `text` writes it, for the functions that carry out a run"
+    return dict(on_epoch=lambda line: print(line, file=sys.stderr if json else sys.stdout, flush=True),
+        on_result=lambda run: _emit(json, text(run), run.metrics), bar=not json and _is_terminal())
+
 # %% ../nbs/99_cli.ipynb #7f95b1f6
 @delegates(run_settings)
 def train(
@@ -46,8 +51,7 @@ def train(
     if resume: _check_resume(out, kwargs)
     else: run_settings(**kwargs)
     from mnist_fast.run.train import resume_run, train_run
-    show = dict(on_epoch=lambda text: print(text, file=sys.stderr if json else sys.stdout, flush=True),
-        on_result=lambda run: _emit(json, _result_text(run), run.metrics), bar=not json and _is_terminal())
+    show = _shown(json, _result_text)
     if resume: resume_run(resume, **show)
     else: train_run(out, **show, **kwargs)
 
@@ -243,8 +247,7 @@ def salt_train(
     if resume: _check_resume(out, given)
     elif source is None: raise ValueError("The tiles are missing. Name their folder with --source; mnist_fast salt make makes one.")
     from mnist_fast.salt.run import resume_salt, train_salt
-    show = dict(on_epoch=lambda text: print(text, file=sys.stderr if json else sys.stdout, flush=True),
-        on_result=lambda run: _emit(json, _salt_result_text(run), run.metrics), bar=not json and _is_terminal())
+    show = _shown(json, _salt_result_text)
     if resume: resume_salt(resume, **show)
     else: train_salt(source, out, valid, recipe, **show, **kwargs)
 

@@ -59,10 +59,22 @@ def test_flip(run, tiles, tmp_path):
     assert torch.allclose(p, salt_probs(model, x.flip(-1), flip=True).flip(-1), atol=1e-5)
     assert torch.allclose(p, (salt_probs(model, x)+salt_probs(model, x.flip(-1)).flip(-1))/2, atol=1e-6) and (p-salt_probs(model, x)).abs().max()>1e-4
 
-def test_mode_is_given_back(run):
+def test_modes_are_given_back(run):
+    "Also those of a layer that is frozen in a model that trains, and after an error"
     model = load_salt_model(run.folder).model.train()
-    with pytest.raises(RuntimeError): salt_probs(model, torch.rand(2, 3, 8, 8).expand(2, 3, 8, 8)[:,:,:,:0])
-    assert model.training
+    frozen = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).eval()
+    salt_probs(model, torch.rand(2, 1, 16, 16))
+    with pytest.raises(RuntimeError): salt_probs(model, torch.rand(2, 1, 8, 0))
+    assert model.training and [m for m in model.modules() if not m.training]==[frozen]
+
+def test_loss_of_the_kept_model(tiles, tmp_path):
+    "With `keep_best`, score and loss are those of the saved weights"
+    from mnist_fast.salt.data import salt_dls
+    from mnist_fast.salt.loss import bce_lovasz
+    kept = train_salt(tiles, tmp_path/'run', epochs=3, keep_best=True, threads=1, **quiet)
+    ds,model = salt_dls(tiles, valid=.2, seed=42).valid_ds,load_salt_model(kept.folder).model
+    with torch.no_grad(): want = bce_lovasz(model(ds.x.float()/255), ds.y).item()
+    assert kept.metrics['loss']==pytest.approx(want, rel=1e-4)
 
 def test_threshold():
     "The only pixel that is salt has a probability of 0.7, the others at most 0.3"

@@ -39,13 +39,13 @@ def _recipe_rung(recipe, train, test, seed):
     learn = salt_recipe_learner(train, recipe, seed=seed)
     with learn.no_bar(), learn.no_logging(): fit_recipe(learn)
     ds,predict = learn.dls.valid_ds,partial(salt_probs, learn.model)
-    return (predict(test.x)>best_threshold(predict(ds.x), ds.y)).byte()[:,0],count_params(learn.model)
+    return (predict(test.x)>best_threshold(predict(ds.x), ds.y.cpu())).byte()[:,0],count_params(learn.model)
 
 # %% ../../nbs/98_salt.ladder.ipynb #209874d0
 def _test_part(tiles, seed=0):
     "The tiles in two parts: those that the rungs may use, and a fifth for the test"
     dls = salt_dls(tiles, valid=.2, seed=seed)
-    part = lambda dl: tiles._replace(x=dl.dataset.x[:,0], y=dl.dataset.y[:,0], ids=dl.ids)
+    part = lambda dl: tiles._replace(x=dl.dataset.x[:,0].cpu(), y=dl.dataset.y[:,0].cpu(), ids=dl.ids)
     return part(dls.train),part(dls.valid)
 
 def _rung_row(name, f, train, test, seeds):

@@ -82,12 +82,13 @@ def salt_probs(
     flip:bool=False, # average with the answer for the mirrored tile?
     bs:int=64 # tiles in a batch
 )->Tensor: # `[N,1,H,W]`, on the CPU
-    "Probability of salt for each pixel; the model is left in the mode that it was in"
-    device,was_training = next(model.parameters()).device,model.training
+    "Probability of salt for each pixel; each layer of the model is left in the mode that it was in"
+    device,modes = next(model.parameters()).device,[(m, m.training) for m in model.modules()]
     x = x.reshape(len(x), 1, *x.shape[-2:])
     model.eval()
     try: return torch.cat([_batch_probs(model, o.to(device), flip).cpu() for o in x.split(bs)])
-    finally: model.train(was_training)
+    finally:
+        for m,training in modes: m.training = training
 
 def _batch_probs(model, xb, flip):
     if xb.dtype==torch.uint8: xb = xb.float()/255

@@ -22,21 +22,21 @@ def _per_image(predictions, targets):
 
 def _reduce_images(x, reduction): return x if reduction=='none' else getattr(x, reduction)()
 
+# %% ../../nbs/93_salt.loss.ipynb #71b4f646
+def _dice(p, t):
+    p = sigmoid(p)
+    return 1-(2*(p*t).sum(1)+1)/(p.sum(1)+t.sum(1)+1)
+
 def dice_loss(
     predictions:Tensor, # logits, `[B,1,H,W]`
     targets:Tensor, # masks of 0 and 1, shaped like `predictions`
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 to 1 for each image
     "1 minus the Dice coefficient of probabilities and mask; raises `ValueError` for other shapes"
-    p,t = _per_image(predictions, targets)
-    p = sigmoid(p)
-    return _reduce_images(1-(2*(p*t).sum(1)+1)/(p.sum(1)+t.sum(1)+1), reduction)
+    return _reduce_images(_dice(*_per_image(predictions, targets)), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #b49911cd
-def _pixel_bce(predictions, targets):
-    "Mean cross-entropy of the pixels, for each image"
-    p,t = _per_image(predictions, targets)
-    return binary_cross_entropy(p, t, 'none').view_as(p).mean(1)
+def _pixel_bce(p, t): return binary_cross_entropy(p, t, 'none').view_as(p).mean(1)
 
 def bce_dice(
     predictions:Tensor, # logits, `[B,1,H,W]`
@@ -44,7 +44,8 @@ def bce_dice(
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 or more for each image
     "Cross-entropy of the pixels plus `dice_loss`; raises `ValueError` for other shapes or targets"
-    return _reduce_images(_pixel_bce(predictions, targets)+dice_loss(predictions, targets, 'none'), reduction)
+    p,t = _per_image(predictions, targets)
+    return _reduce_images(_pixel_bce(p, t)+_dice(p, t), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #b39cf770
 def _jaccard_steps(t):
@@ -53,15 +54,17 @@ def _jaccard_steps(t):
     loss = 1-(n-t.cumsum(1))/(n+(1-t).cumsum(1))
     return torch.cat([loss[:,:1], loss.diff(dim=1)], 1)
 
+def _lovasz(p, t):
+    errors,order = (1-p*(2*t-1)).sort(1, descending=True)
+    return (F.relu(errors)*_jaccard_steps(t.gather(1, order))).sum(1)
+
 def lovasz_hinge(
     predictions:Tensor, # logits, `[B,1,H,W]`
     targets:Tensor, # masks of 0 and 1, shaped like `predictions`
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 or more for each image
     "Lovász hinge of each image (Berman et al. 2018); raises `ValueError` for other shapes"
-    p,t = _per_image(predictions, targets)
-    errors,order = (1-p*(2*t-1)).sort(1, descending=True)
-    return _reduce_images((F.relu(errors)*_jaccard_steps(t.gather(1, order))).sum(1), reduction)
+    return _reduce_images(_lovasz(*_per_image(predictions, targets)), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #6e930b0f
 def bce_lovasz(
@@ -70,7 +73,8 @@ def bce_lovasz(
     reduction:str='mean' # 'mean', 'sum' or 'none': one number for each image, `[B]`
 )->Tensor: # 0 or more for each image
     "Cross-entropy of the pixels plus `lovasz_hinge`; raises `ValueError` for other shapes or targets"
-    return _reduce_images(_pixel_bce(predictions, targets)+lovasz_hinge(predictions, targets, 'none'), reduction)
+    p,t = _per_image(predictions, targets)
+    return _reduce_images(_pixel_bce(p, t)+_lovasz(p, t), reduction)
 
 # %% ../../nbs/93_salt.loss.ipynb #8cb45d19
 def _mask_of(p): return (p>.5).long()

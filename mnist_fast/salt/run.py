@@ -50,19 +50,23 @@ def _write_submission(path, tiles, model, flip=False):
     write_files(path.parent, {path.name: submission_csv(tiles.test_ids, masks)})
     return masks
 
+def _valid_loss(learn):
+    with learn.no_bar(), learn.no_logging(): return learn.validate()[0]
+
 def _finish_salt(s, learn, folder, facts, start, on_result):
     "Choose the threshold, save the model, its result and the masks of the test tiles, then draw the page"
-    tested,ds,r = time.perf_counter(),learn.dls.valid_ds,learn.recipe
-    probs = salt_probs(learn.model, ds.x)
-    threshold,loss = best_threshold(probs, ds.y),learn.recorder.values[-1][1]
-    res = _salt_result(s, learn, mask_table(learn.dls.valid.ids, ds.y, (probs>threshold).byte()), loss, threshold)
-    save_salt_model(learn, folder, threshold, recipe=r, source=learn.dls.source, score=res['score'], crc32=facts['data']['crc32'])
+    tested,ids,(x,y) = time.perf_counter(),learn.dls.valid.ids,(getattr(learn.dls.valid_ds, o).cpu() for o in 'xy')
+    loss,probs = _valid_loss(learn),salt_probs(learn.model, x)
+    threshold = best_threshold(probs, y)
+    res = _salt_result(s, learn, mask_table(ids, y, (probs>threshold).byte()), loss, threshold)
+    info = dict(recipe=learn.recipe, source=learn.dls.source, score=res['score'], crc32=facts['data']['crc32'])
+    save_salt_model(learn, folder, threshold, **info)
     _write_submission(folder/'submission.csv', learn.dls.tiles, load_salt_model(folder))
     now = time.perf_counter()
     facts['seconds'].update(test=now-tested, total=now-start)
     write_files(folder, {'metrics.json': dumps(res | facts, indent=2).encode()})
     on_result(run := RunResult(folder, res | facts))
-    salt_report(folder, learn.dls.valid.ids, ds.x, ds.y, probs)
+    salt_report(folder, ids, x, y, probs)
     return run
 
 # %% ../../nbs/97_salt.run.ipynb #22ddcaa7
